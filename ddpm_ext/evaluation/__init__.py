@@ -1,0 +1,1 @@
+"""Images by the thousand, and what is measured on them."""

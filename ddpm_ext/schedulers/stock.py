@@ -1,0 +1,129 @@
+"""Hands a model of ours, of any prediction and variance type, to a stock scheduler.
+
+Stock schedulers understand an output of C channels. They are not given the network's own output but the velocity (to
+PNDM, which averages outputs, the noise) that follows from the *clipped* x_0. That decides everything on a cosine
+schedule: it ends at alphas_cumprod = 2e-9, where a small error in the noise is an x_0 of thousands, and samplers that
+do not clip never recover from it. The velocity also keeps x_0 exact there, and with zero terminal SNR.
+"""
+
+import copy
+import inspect
+from collections.abc import Mapping
+
+import torch
+from diffusers import (
+    DDIMParallelScheduler,
+    DDIMScheduler,
+    DDPMParallelScheduler,
+    DDPMScheduler,
+    PNDMScheduler,
+    SchedulerMixin,
+)
+from torch import Tensor
+
+from ..diffusion.parameterization import predict_epsilon, predict_velocity
+from .scheduling_improved_ddpm import ImprovedDDPMScheduler
+
+
+def trained_scheduler(config: Mapping[str, object]) -> ImprovedDDPMScheduler:
+    """The scheduler a model was trained with, from the config of any scheduler made from it by `from_config`."""
+    known = inspect.signature(ImprovedDDPMScheduler.__init__).parameters
+    arguments = {name: config[name] for name in known if name in config}
+    arguments["steps_offset"] = 0
+    if arguments.get("variance_type") is None:
+        arguments.pop("variance_type", None)
+    return ImprovedDDPMScheduler(**arguments)
+
+
+def sampler_for(scheduler: SchedulerMixin) -> "ImprovedDDPMScheduler | StockSampler":
+    """What a sampling loop of ours steps through for `scheduler`: ours itself, or a stock one that is handed x_0.
+
+    Stock DDPM and DDIM are replaced by ours of the same config, which do what they mean to do: theirs return NaN for
+    some variance types, and step between wrong timesteps where the number of steps does not divide the chain.
+    """
+    if isinstance(scheduler, ImprovedDDPMScheduler):
+        return scheduler
+    if isinstance(scheduler, DDPMScheduler | DDPMParallelScheduler):
+        return trained_scheduler(scheduler.config)
+    if isinstance(scheduler, DDIMScheduler | DDIMParallelScheduler):
+        ddim = trained_scheduler(scheduler.config)
+        ddim.eta = 0.0
+        return ddim
+    return StockSampler(scheduler)
+
+
+class StockSampler:
+    """The sampling loop's view of a stock `scheduler`: what ours offers, in front of a copy of the stock one.
+
+    What the model predicts is read from the scheduler's config, to which `from_config` carries it. The scheduler
+    itself is left alone: neither its config nor its state changes.
+    """
+
+    def __init__(self, scheduler: SchedulerMixin):
+        self.trained = trained_scheduler(scheduler.config)
+        self.scheduler = copy.deepcopy(scheduler)
+        self._language = "epsilon" if isinstance(scheduler, PNDMScheduler) else "v_prediction"
+        self.scheduler.register_to_config(prediction_type=self._language)
+        for name, nothing in (("variance_type", None), ("thresholding", False), ("clip_sample", False)):
+            if name in self.scheduler.config:  # all three are done here, before the stock scheduler sees anything
+                self.scheduler.register_to_config(**{name: nothing})
+
+    @property
+    def timesteps(self) -> Tensor:
+        return self.scheduler.timesteps
+
+    @property
+    def init_noise_sigma(self) -> float | Tensor:
+        return self.scheduler.init_noise_sigma
+
+    def set_timesteps(self, num_inference_steps: int, device: torch.device | str | None = None) -> None:
+        """Chooses the steps; a stock scheduler takes their number only."""
+        if not isinstance(num_inference_steps, int):
+            raise ValueError(
+                f"`num_inference_steps` is {num_inference_steps!r}: {type(self.scheduler).__name__} takes a whole "
+                "number; sections such as '10,15,25' are for ImprovedDDPMScheduler."
+            )
+        self.scheduler.set_timesteps(num_inference_steps, device=device)
+
+    def scale_model_input(self, sample: Tensor, timestep: Tensor) -> Tensor:
+        """`sample` with its signal and noise scaled so that their squares add up to 1, as the network was trained."""
+        self._scaled = self.scheduler.scale_model_input(sample, timestep)
+        return self._scaled
+
+    def network_timestep(self, timestep: Tensor) -> int | float:
+        """The training timestep, perhaps fractional, of the noise that the sample at `timestep` really has."""
+        sigmas = getattr(self.scheduler, "sigmas", None)
+        if sigmas is None:
+            return int(timestep)
+        if hasattr(self.scheduler, "sigmas_interpol") and not self.scheduler.state_in_first_order:
+            sigmas = self.scheduler.sigmas_interpol  # KDPM2 evaluates its second stage between two grid points
+        index = self.scheduler.step_index
+        if index is None:
+            index = self.scheduler.begin_index or 0
+        return self.trained.process.timestep_of_sigma(float(sigmas[index]))
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: Tensor,
+        sample: Tensor,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        eta: float | None = None,
+    ) -> object:
+        """One step of the stock scheduler, from the clipped x_0 that `model_output` stands for."""
+        t, scaled = self.network_timestep(timestep), self._scaled
+        x_0 = self._predict_x_0(model_output, scaled, t)
+        translate = predict_epsilon if self._language == "epsilon" else predict_velocity
+        arguments: dict[str, object] = {"generator": generator, "eta": eta}
+        accepted = inspect.signature(self.scheduler.step).parameters
+        if eta is not None and "eta" not in accepted:
+            raise ValueError(
+                f"`eta` is {eta}: {type(self.scheduler).__name__} has no such setting; DDIMScheduler has."
+            )
+        arguments = {name: value for name, value in arguments.items() if name in accepted and value is not None}
+        return self.scheduler.step(translate(self.trained.process, x_0, scaled, t), timestep, sample, **arguments)
+
+    def _predict_x_0(self, model_output: Tensor, x_t: Tensor, t: int | float) -> Tensor:
+        mean_output = model_output[:, : x_t.shape[1]]  # a learned variance is of use to ancestral sampling only
+        x_0 = self.trained.parameterization.predict_x_0(self.trained.process, mean_output, x_t, t)
+        return x_0 if self.trained.clip is None else self.trained.clip(x_0)

@@ -1,0 +1,102 @@
+"""The data set and the network that a script's arguments describe."""
+
+import torch
+from diffusers import UNet2DModel
+
+from ddpm_ext.data.images import ImageData, load_images
+from ddpm_ext.models import ClassConditionalUNet2DModel, unet_config, zero_initialize
+
+from .arguments import Arguments
+
+
+def load_training_images(arguments: Arguments, show_progress: bool = True) -> ImageData:
+    """The split that is trained on."""
+    data = arguments.data
+    return load_images(
+        dataset_name=data.dataset_name,
+        dataset_config_name=data.dataset_config_name,
+        train_data_dir=data.train_data_dir,
+        split=data.train_split,
+        resolution=data.resolution,
+        center_crop=data.center_crop,
+        image_channels=data.image_channels,
+        image_column=data.image_column,
+        label_column=data.label_column,
+        cache_dir=data.cache_dir,
+        preserve_input_precision=data.preserve_input_precision,
+        skip_bad_images=data.skip_bad_images,
+        num_workers=data.dataloader_num_workers,
+        show_progress=show_progress,
+    )
+
+
+def build_unet(arguments: Arguments, data: ImageData, num_classes: int | None = None) -> UNet2DModel:
+    """An untrained U-Net for `data`, class-conditional where `num_classes` is given; the seed settles its weights.
+
+    With `model_config_name_or_path` it is the network of that configuration, which must fit the data's channels and
+    the variance type.
+    """
+    network = UNet2DModel if num_classes is None else ClassConditionalUNet2DModel
+    channels, height, width = data.shape
+    learns_variance = arguments.process.learns_variance
+    model = arguments.model
+    if model.model_config_name_or_path is not None:
+        config = _load_config(model.model_config_name_or_path)
+        _check_config(config, channels, 2 * channels if learns_variance else channels, num_classes)
+        config["sample_size"] = height if height == width else (height, width)
+    else:
+        config = unet_config(
+            sample_size=(height, width),
+            channels=channels,
+            learns_variance=learns_variance,
+            num_classes=num_classes,
+            block_out_channels=model.block_out_channels,
+            layers_per_block=model.layers_per_block,
+            attention_resolutions=model.attention_resolutions,
+            attention_head_dim=model.attention_head_dim,
+            dropout=model.dropout,
+            resnet_time_scale_shift=model.resnet_time_scale_shift,
+        )
+    torch.manual_seed(arguments.training.seed)
+    unet = network.from_config(config)
+    zero_initialize(unet)
+    return unet
+
+
+def _load_config(name_or_path: str) -> dict[str, object]:
+    for subfolder in ("", "unet"):
+        try:
+            return dict(UNet2DModel.load_config(name_or_path, subfolder=subfolder or None))
+        except (OSError, ValueError):
+            continue
+    raise ValueError(
+        f"`model_config_name_or_path` is '{name_or_path}': a folder, file or Hub repository with a U-Net's "
+        "config.json (at its root or in unet/) is accepted, and none could be read there."
+    )
+
+
+def _check_config(config: dict[str, object], channels: int, outputs: int, num_classes: int | None) -> None:
+    found = config.get("in_channels"), config.get("out_channels")
+    if found[0] != channels:
+        raise ValueError(f"`in_channels` of the model's config is {found[0]}: the images have {channels} channels.")
+    if found[1] != outputs:
+        raise ValueError(
+            f"`out_channels` of the model's config is {found[1]}: with this `variance_type` and images of {channels} "
+            f"channels, {outputs} is accepted (a learned variance takes as many channels again)."
+        )
+    if num_classes is not None and config.get("num_class_embeds") != num_classes + 1:
+        raise ValueError(
+            f"`num_class_embeds` of the model's config is {config.get('num_class_embeds')}: the data set has "
+            f"{num_classes} classes, so {num_classes + 1} (one more for 'no class') is accepted."
+        )
+
+
+def names_of_classes(data: ImageData) -> dict[str, str]:
+    """The classes of `data` by id, {"0": name, ...}; a ValueError where it has no labels."""
+    if data.labels is None:
+        raise ValueError(
+            "`label_column` names no column, and the data set has no labels that could be found: a class-conditional "
+            f"model needs them (columns: {', '.join(data.columns)})."
+        )
+    names = data.class_names or [str(label) for label in range(int(data.labels.max()) + 1)]
+    return {str(label): name for label, name in enumerate(names)}

@@ -1,0 +1,89 @@
+"""Where a run keeps its checkpoints: `checkpoints/checkpoint-<step>`, each whole or not there at all."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from diffusers import UNet2DModel
+
+
+_PREFIX = "checkpoint-"
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in `folder`, oldest step first."""
+    found = [path for path in folder.glob(f"{_PREFIX}*") if path.name.removeprefix(_PREFIX).isdecimal()]
+    return sorted(found, key=checkpoint_step)
+
+
+def checkpoint_step(checkpoint: Path) -> int:
+    """The number of updates that `checkpoint` was written after."""
+    return int(checkpoint.name.removeprefix(_PREFIX))
+
+
+def find_checkpoint(folder: Path, which: str) -> Path:
+    """The checkpoint that `resume_from_checkpoint` = `which` names: "latest", a name in `folder`, or a path."""
+    if which == "latest":
+        found = list_checkpoints(folder)
+        if not found:
+            raise ValueError(f"`resume_from_checkpoint` is 'latest', but {folder} holds no checkpoint.")
+        return found[-1]
+    for path in (Path(which), folder / which):
+        if (path / "state").is_dir() and path.name.removeprefix(_PREFIX).isdecimal():
+            return path
+    raise ValueError(
+        f"`resume_from_checkpoint` is '{which}', which is no checkpoint: 'latest', or a folder such as "
+        f"{folder / (_PREFIX + '500')} is accepted."
+    )
+
+
+@contextmanager
+def written_whole(target: Path, is_main_process: bool) -> Iterator[Path]:
+    """A temporary folder beside `target` to write into; it takes the name of `target` when all went well.
+
+    A run that is killed meanwhile leaves `.partial-*`, which the next one to write removes and nothing ever reads.
+    """
+    partial = target.with_name(f".partial-{target.name}")
+    if is_main_process:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    yield partial
+    if is_main_process:
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(partial, target)
+
+
+def remove_oldest(folder: Path, keep: int | None) -> None:
+    """Removes all but the `keep` newest checkpoints; call it when the newest is whole."""
+    found = list_checkpoints(folder)
+    for checkpoint in found[: len(found) - keep] if keep else []:
+        shutil.rmtree(checkpoint)
+
+
+def check_same_run(checkpoint: Path, identity: Mapping[str, object]) -> None:
+    """ValueError where `checkpoint` was written by a run that differs from this one in what `identity` names."""
+    try:
+        saved = json.loads((checkpoint / "state" / "run.json").read_text())
+    except OSError:
+        raise ValueError(f"`resume_from_checkpoint` is {checkpoint}, which has no state/run.json.") from None
+    for name, value in identity.items():
+        if saved.get(name) != value:
+            raise ValueError(
+                f"`resume_from_checkpoint` is {checkpoint}, which was trained with {name} = {saved.get(name)}, and "
+                f"this run has {value}: a run can only be resumed as it was started."
+            )
+
+
+def check_same_network(checkpoint: Path, unet: UNet2DModel) -> None:
+    """ValueError where the network in `checkpoint` has another architecture than `unet`."""
+    there = json.loads((checkpoint / "unet" / "config.json").read_text())
+    here = json.loads(unet.to_json_string())
+    for name in here.keys() | there.keys():
+        if not name.startswith("_") and there.get(name) != here.get(name):
+            raise ValueError(
+                f"`resume_from_checkpoint` is {checkpoint}, whose network has {name} = {there.get(name)}, and this "
+                f"run's has {here.get(name)}: a checkpoint of another architecture cannot be resumed."
+            )

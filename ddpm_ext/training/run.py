@@ -1,0 +1,343 @@
+"""One training run: what stands around the ten lines of a training script that are the algorithm.
+
+    run = Run(arguments, unet, data, make_pipeline)
+    for batch in run.batches():
+        ...                                  # noising, network, loss
+        run.update(loss, t)
+    run.finish()
+
+Everything that repeats itself from script to script is here: processes and precision, the stream of batches and random
+numbers, the update with its clipping, schedule and average, checkpoints, logs and samples.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from diffusers import UNet2DModel
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+from torch import Tensor
+
+from ddpm_ext.data.images import Draw, ImageData
+from ddpm_ext.evaluation.generate import Sampling, generate
+from ddpm_ext.pipelines import ClassConditionalDDPMPipeline, ImprovedDDPMPipeline
+from ddpm_ext.randomness import DataOrder, Draws, seed_for
+from ddpm_ext.visualization import image_grid
+
+from .arguments import Arguments
+from .checkpoints import (
+    check_same_network,
+    check_same_run,
+    checkpoint_step,
+    find_checkpoint,
+    list_checkpoints,
+    remove_oldest,
+    written_whole,
+)
+from .logs import Logs, prepare_tracker
+from .loss_record import LossRecord
+from .output_folder import check_output_folder, clear_output_folder, replace_pipeline
+from .recipes import flatten, to_yaml
+
+
+class Run:
+    """A run of `arguments` that trains `unet` on `data`; `make_pipeline(unet)` is what is saved and sampled from.
+
+    `network` is the prepared U-Net to call; `random` the draws of the batch at hand; `step` the number of updates
+    done.
+    """
+
+    def __init__(
+        self,
+        arguments: Arguments,
+        unet: UNet2DModel,
+        data: ImageData,
+        make_pipeline: Callable[[UNet2DModel], ImprovedDDPMPipeline],
+    ):
+        self.arguments, training = arguments, arguments.training
+        self.data, self.make_pipeline = data, make_pipeline
+        self.output_dir = Path(training.output_dir)
+        resuming = training.resume or training.resume_from_checkpoint is not None
+        check_output_folder(self.output_dir, training.overwrite_output_dir, resuming)
+        prepare_tracker(arguments.logging)
+        self.accelerator = Accelerator(
+            gradient_accumulation_steps=training.gradient_accumulation_steps,
+            mixed_precision=training.mixed_precision,
+            log_with=None if arguments.logging.logger == "none" else arguments.logging.logger,
+            project_dir=str(self.output_dir / arguments.logging.logging_dir),
+        )
+        world = self.accelerator.num_processes
+        self.global_batch_size = training.train_batch_size * world * training.gradient_accumulation_steps
+        self.steps_per_epoch = max(1, round(len(data) / self.global_batch_size))
+        self.total_steps = training.max_train_steps or training.num_epochs * self.steps_per_epoch
+        resume_from = self._checkpoint_to_resume()
+        self._check_batches()
+
+        optimizer = torch.optim.AdamW(
+            unet.parameters(),
+            lr=training.learning_rate,
+            betas=(training.adam_beta1, training.adam_beta2),
+            weight_decay=training.adam_weight_decay,
+            eps=training.adam_epsilon,
+            fused=True,
+        )
+        # Not given to accelerate, which would step it once per process: its steps are updates of the network.
+        self.lr_scheduler = get_scheduler(
+            training.lr_scheduler,
+            optimizer,
+            num_warmup_steps=training.lr_warmup_steps,
+            num_training_steps=self.total_steps,
+        )
+        self.network, self.optimizer = self.accelerator.prepare(unet, optimizer)
+        self.ema = self._make_ema(unet) if training.use_ema else None
+        self.step = 0
+        self._order = DataOrder(len(data), training.seed)
+        self._losses = LossRecord(arguments.process.num_train_timesteps)
+        self._gradient_norm = torch.zeros(())
+        self.logs = Logs(arguments.logging, self.accelerator, self.output_dir)
+        if resume_from is not None:
+            self._load_checkpoint(resume_from)
+        if self.accelerator.is_main_process:
+            if not resuming:
+                clear_output_folder(self.output_dir)
+            self.output_dir.mkdir(parents=True, exist_ok=True)
+            (self.output_dir / "config.yaml").write_text(to_yaml(arguments))
+        self.accelerator.wait_for_everyone()
+
+    def _check_batches(self) -> None:
+        if self.global_batch_size > len(self.data):
+            raise ValueError(
+                f"`train_batch_size` makes {self.global_batch_size} images per update, but the data set has only "
+                f"{len(self.data)}: a global batch of at most that many is accepted."
+            )
+
+    def _make_ema(self, unet: UNet2DModel) -> EMAModel:
+        training = self.arguments.training
+        ema = EMAModel(
+            unet.parameters(),
+            decay=training.ema_max_decay,
+            use_ema_warmup=True,
+            inv_gamma=training.ema_inv_gamma,
+            power=training.ema_power,
+            foreach=True,
+        )
+        ema.to(self.accelerator.device)
+        return ema
+
+    @property
+    def unet(self) -> UNet2DModel:
+        """The network itself, without what accelerate wrapped around it."""
+        return self.accelerator.unwrap_model(self.network)
+
+    # ------------------------------------------------------------------ the stream
+
+    def batches(self) -> Iterator[dict[str, Tensor]]:
+        """Batches of this process until the last update: "images", float32 (B, C, H, W) in [-1, 1], and "labels".
+
+        Between two batches stands one forward and backward pass; the update is made when the global batch is complete.
+        """
+        self.logs.start(flatten(self.arguments), self.step, self.total_steps)
+        self.network.train()
+        batches = self.data.batches(self._plan(), self.accelerator.device)
+        while self.step < self.total_steps:
+            for micro_batch in range(self.arguments.training.gradient_accumulation_steps):
+                self.random = self._draws(self.step, micro_batch)
+                # Dropout is the one thing that draws from torch's own generator.
+                torch.manual_seed(
+                    seed_for(self.arguments.training.seed, "dropout", self.step) + self.random.places.start
+                )
+                batch = next(batches)
+                if self.arguments.data.random_flip:
+                    flipped = self.random.uniform("flip").view(-1, 1, 1, 1) < 0.5
+                    batch["images"] = torch.where(flipped, batch["images"].flip(-1), batch["images"])
+                with self.accelerator.accumulate(self.network):
+                    yield batch
+            self.step += 1
+            self._after_update()
+
+    def _draws(self, step: int, micro_batch: int) -> Draws:
+        """Process r's m-th batch takes the places (m * world + r) * B and the next B - 1 of the global batch."""
+        size = self.arguments.training.train_batch_size
+        first = (micro_batch * self.accelerator.num_processes + self.accelerator.process_index) * size
+        places = slice(first, first + size)
+        return Draws(self.arguments.training.seed, step, self.global_batch_size, places, self.accelerator.device)
+
+    def _plan(self) -> Iterator[Draw]:
+        """What the loader is to read, from the current step to the last."""
+        for step in range(self.step, self.total_steps):
+            for micro_batch in range(self.arguments.training.gradient_accumulation_steps):
+                draws = self._draws(step, micro_batch)
+                start = step * self.global_batch_size + draws.places.start
+                indices = self._order.indices(start, self.arguments.training.train_batch_size)
+                yield Draw(indices, draws.uniform("crop", 2))
+
+    # ------------------------------------------------------------------ the update
+
+    def update(self, loss: Tensor, t: Tensor) -> None:
+        """Backward for `loss`, (B,), of the timesteps `t`, (B,); at the end of the global batch, the update."""
+        self._losses.add(loss, t, completes_update=self.accelerator.sync_gradients)
+        self.accelerator.backward(loss.mean())
+        if self.accelerator.sync_gradients:
+            limit = self.arguments.training.max_grad_norm
+            self._gradient_norm = self.accelerator.clip_grad_norm_(self.network.parameters(), limit)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.accelerator.sync_gradients and not self.accelerator.optimizer_step_was_skipped:
+            self.lr_scheduler.step()
+            if self.ema is not None:
+                self.ema.step(self.network.parameters())
+
+    def _after_update(self) -> None:
+        training, logging = self.arguments.training, self.arguments.logging
+        self.logs.advance(self.global_batch_size)
+        last = self.step == self.total_steps
+        checkpoint_due = self.step % training.checkpointing_steps == 0 or last
+        if checkpoint_due or self.step % logging.logging_steps == 0:
+            self._log()  # before a checkpoint: a run whose loss is not finite stops here
+        if checkpoint_due:
+            self.save_checkpoint()
+        image_steps = logging.save_images_steps or logging.save_images_epochs * self.steps_per_epoch
+        if self.step % image_steps == 0 or last:
+            self.logs.samples(self.step, self._sample_grid())
+        if self.step % (logging.save_model_epochs * self.steps_per_epoch) == 0 and not last:
+            self.save_pipeline()
+        if checkpoint_due:
+            self.logs.resume_clock()
+
+    def _log(self) -> None:
+        values = self._losses.summary(self.step, self.accelerator)
+        values["learning_rate"] = self.lr_scheduler.get_last_lr()[0]
+        values["gradient_norm"] = float(self._gradient_norm)
+        values["epoch"] = self.step / self.steps_per_epoch
+        if self.ema is not None:
+            values["ema_decay"] = self.ema.cur_decay_value
+        self.logs.metrics(self.step, values)
+
+    # ------------------------------------------------------------------ what is kept
+
+    def pipeline(self) -> ImprovedDDPMPipeline:
+        """The pipeline as it would be saved now: of the averaged weights where there is an average."""
+        unet = self.unet
+        if self.ema is None:
+            return self.make_pipeline(unet)
+        averaged = type(unet).from_config(unet.config).to(self.accelerator.device)
+        self.ema.copy_to(averaged.parameters())
+        return self.make_pipeline(averaged.eval())
+
+    def _sample_grid(self):
+        logging = self.arguments.logging
+        pipeline = self.pipeline()
+        labels, columns = None, None
+        if isinstance(pipeline, ClassConditionalDDPMPipeline):
+            classes = pipeline.unet.num_classes
+            labels, columns = [i % classes for i in range(logging.eval_batch_size)], min(classes, 10)
+        sampling = Sampling(
+            seed=self.arguments.training.seed,
+            batch_size=logging.eval_batch_size,
+            num_inference_steps=logging.num_inference_steps,
+            guidance_scale=getattr(logging, "guidance_scale", 1.0),
+        )
+        pipeline.unet.eval()
+        images = generate(pipeline, logging.eval_batch_size, sampling, labels, self.accelerator)
+        self.network.train()
+        return image_grid(images, columns)
+
+    def save_pipeline(self) -> None:
+        """Puts the pipeline at the root of the output folder."""
+        if self.accelerator.is_main_process:
+            replace_pipeline(self.pipeline(), self.output_dir)
+        self.accelerator.wait_for_everyone()
+
+    def save_checkpoint(self) -> None:
+        """Writes `checkpoints/checkpoint-<step>`: a pipeline as it would be saved now, the raw weights in `unet_raw`
+        where the pipeline has averaged ones, and in `state` what resuming needs besides."""
+        folder = self.output_dir / "checkpoints"
+        main = self.accelerator.is_main_process
+        with written_whole(folder / f"checkpoint-{self.step}", main) as partial:
+            if main:
+                self.pipeline().save_pretrained(str(partial))
+                if self.ema is not None:
+                    self.unet.save_pretrained(partial / "unet_raw")
+                state = {
+                    "optimizer": self.optimizer.state_dict(),
+                    "lr_scheduler": self.lr_scheduler.state_dict(),
+                    "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
+                    "ema": None if self.ema is None else self.ema.optimization_step,
+                }
+                (partial / "state").mkdir()
+                torch.save(state, partial / "state" / "optimizer.pt")
+                (partial / "state" / "run.json").write_text(json.dumps(self._identity(), indent=2) + "\n")
+        if main:
+            remove_oldest(folder, self.arguments.training.checkpoints_total_limit)
+        self.accelerator.wait_for_everyone()
+
+    def _identity(self) -> dict[str, object]:
+        """What must be the same for a resumed run to be the same run."""
+        training = self.arguments.training
+        return {
+            "seed": training.seed,
+            "global_batch_size": self.global_batch_size,
+            "num_samples": len(self.data),
+            "max_train_steps": self.total_steps,
+            "use_ema": training.use_ema,
+            **asdict(self.arguments.process),
+        }
+
+    def _checkpoint_to_resume(self) -> Path | None:
+        training, folder = self.arguments.training, self.output_dir / "checkpoints"
+        if training.resume_from_checkpoint is not None:
+            return find_checkpoint(folder, training.resume_from_checkpoint)
+        return find_checkpoint(folder, "latest") if training.resume and list_checkpoints(folder) else None
+
+    def _load_checkpoint(self, checkpoint: Path) -> None:
+        check_same_run(checkpoint, self._identity())
+        check_same_network(checkpoint, self.unet)
+        load = type(self.unet).from_pretrained
+        raw = load(checkpoint, subfolder="unet" if self.ema is None else "unet_raw")
+        self.unet.load_state_dict(raw.state_dict())
+        state = torch.load(checkpoint / "state" / "optimizer.pt", map_location="cpu", weights_only=True)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.lr_scheduler.load_state_dict(state["lr_scheduler"])
+        if self.accelerator.scaler and state["scaler"]:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        if self.ema is not None:
+            averaged = load(checkpoint, subfolder="unet").to(self.accelerator.device)
+            self.ema.shadow_params = [parameter.detach().clone() for parameter in averaged.parameters()]
+            self.ema.optimization_step = state["ema"]
+        self.step = checkpoint_step(checkpoint)
+
+    def finish(self) -> None:
+        """Saves the pipeline, uploads it if asked, and says where everything is and how to load it."""
+        self.save_pipeline()
+        self.logs.finish()
+        if not self.accelerator.is_main_process:
+            return
+        print(_closing_words(self.output_dir, self.pipeline()))
+        if self.arguments.logging.push_to_hub:
+            self._push()
+
+    def _push(self) -> None:
+        logging = self.arguments.logging
+        repository = logging.hub_model_id or self.output_dir.name
+        try:
+            self.pipeline().push_to_hub(repository, private=logging.hub_private_repo, token=logging.hub_token)
+        except Exception as error:  # whatever the network does, the model is trained and saved
+            print(f"warning: `push_to_hub` to '{repository}' failed ({type(error).__name__}: {error}).")
+
+
+def _closing_words(output_dir: Path, pipeline: ImprovedDDPMPipeline) -> str:
+    argument = "class_labels=[0, 1, 2]" if isinstance(pipeline, ClassConditionalDDPMPipeline) else "batch_size=16"
+    return f"""
+The trained pipeline is in {output_dir}: samples/ and loss.png show how it went, metrics.jsonl has the numbers,
+config.yaml repeats the run, checkpoints/ resumes it. Load it with
+
+    import ddpm_ext
+    from diffusers import DiffusionPipeline
+
+    pipe = DiffusionPipeline.from_pretrained("{output_dir}")
+    images = pipe({argument}).images
+"""

@@ -1,0 +1,42 @@
+"""Pictures of what a model makes and how it learns; each function returns a figure or an image, and writes nothing."""
+
+import math
+from collections.abc import Sequence
+
+import matplotlib
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+from torchvision.utils import make_grid
+
+
+def image_grid(
+    images: Tensor, columns: int | None = None, scale: int | None = None, padding: int | None = None
+) -> Image.Image:
+    """Images, uint8 (N, C, H, W), in one picture; small ones are enlarged without smoothing so that they can be seen.
+
+    `columns` defaults to a square; `scale` to the whole number that makes an image about 64 pixels high.
+    """
+    columns = columns or math.ceil(math.sqrt(len(images)))
+    scale = scale or max(1, round(64 / images.shape[-2]))
+    enlarged = images.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    grid = make_grid(enlarged, nrow=columns, padding=max(2, scale), pad_value=255)
+    return Image.fromarray(grid.permute(1, 2, 0).numpy())
+
+
+def loss_curve(steps: Sequence[int], losses: Sequence[float], title: str = "", smoothing: float = 0.9) -> Figure:
+    """The logged losses over the steps, raw and smoothed by an exponential average, on a logarithmic axis."""
+    smooth, average = [], losses[0]
+    for loss in losses:
+        average = smoothing * average + (1 - smoothing) * loss
+        smooth.append(average)
+    with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(7, 4), layout="constrained")
+        axes = figure.add_subplot()
+    axes.plot(steps, losses, color="#9db7d5", linewidth=1, label="loss")
+    axes.plot(steps, smooth, color="#1f4e8c", linewidth=1.8, label="smoothed")
+    if min(losses) > 0:
+        axes.set_yscale("log")
+    axes.set(xlabel="step", ylabel="training loss", title=title)
+    axes.legend(frameon=False)
+    return figure

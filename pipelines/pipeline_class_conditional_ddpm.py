@@ -1,0 +1,94 @@
+"""Images of given classes, with classifier-free guidance."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+
+import torch
+from diffusers import ImagePipelineOutput, SchedulerMixin
+from torch import Tensor
+
+from ddpm_ext.models import ClassConditionalUNet2DModel
+
+from .pipeline_improved_ddpm import Generators, ImprovedDDPMPipeline
+
+
+class ClassConditionalDDPMPipeline(ImprovedDDPMPipeline):
+    """Samples images of the classes asked for from a ClassConditionalUNet2DModel.
+
+    `id2label` maps class ids to names, {"0": "airplane", ...} (strings, because it is saved as JSON); without it the
+    classes have no names but their ids.
+    """
+
+    def __init__(
+        self,
+        unet: ClassConditionalUNet2DModel,
+        scheduler: SchedulerMixin,
+        id2label: Mapping[str, str] | None = None,
+    ):
+        super().__init__(unet, scheduler)
+        self.register_to_config(id2label=None if id2label is None else {str(k): str(v) for k, v in id2label.items()})
+
+    @property
+    def class_names(self) -> list[str]:
+        """One name per class, in the order of their ids."""
+        names = self.config.id2label or {}
+        return [names.get(str(label), str(label)) for label in range(self.unet.num_classes)]
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        class_labels: int | str | Sequence[int | str] | Tensor,
+        guidance_scale: float = 1.0,
+        generator: Generators = None,
+        num_inference_steps: int | str = 250,
+        eta: float | None = None,
+        noise: Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> ImagePipelineOutput | tuple[object]:
+        """One image in [0, 1] per entry of `class_labels`, which are ids or names.
+
+        `guidance_scale` w: the prediction is moved to uncond + w (cond - uncond); 1 is none, 0 ignores the class. (Ho
+        & Salimans 2022 count from 0: their w is ours minus 1.) The other arguments are those of ImprovedDDPMPipeline.
+        """
+        labels = torch.tensor(self.label_ids(class_labels), device=self._execution_device)
+
+        def predict(x_t: Tensor, t: Tensor) -> tuple[Tensor]:
+            return (self._guided(x_t, t, labels, guidance_scale),)
+
+        return self._sample(predict, len(labels), generator, num_inference_steps, eta, noise, output_type, return_dict)
+
+    def _guided(self, x_t: Tensor, t: Tensor, labels: Tensor, guidance_scale: float) -> Tensor:
+        """The network's output with its first C channels guided; a learned variance stays that of the class."""
+        if guidance_scale == 1:
+            return self.unet(x_t, t, labels).sample
+        both = torch.cat([labels, torch.full_like(labels, self.unet.null_class)])
+        conditional, unconditional = self.unet(x_t.repeat(2, 1, 1, 1), t.repeat(2), both).sample.chunk(2)
+        channels = x_t.shape[1]
+        guided = torch.lerp(unconditional[:, :channels], conditional[:, :channels], guidance_scale)
+        return torch.cat([guided, conditional[:, channels:]], dim=1)
+
+    def label_ids(self, class_labels: int | str | Sequence[int | str] | Tensor) -> list[int]:
+        """The ids of `class_labels`; a ValueError names the first that is not a class of this model."""
+        if isinstance(class_labels, Tensor):
+            class_labels = class_labels.tolist()
+        entries = [class_labels] if isinstance(class_labels, int | str) else list(class_labels)
+        if not entries:
+            raise ValueError("`class_labels` is empty: at least one class id or name is accepted.")
+        names = self.class_names
+        ids = {name: label for label, name in enumerate(names)}
+        return [self._label_id(entry, names, ids) for entry in entries]
+
+    @staticmethod
+    def _label_id(entry: int | str, names: list[str], ids: dict[str, int]) -> int:
+        if isinstance(entry, str) and entry in ids:
+            return ids[entry]
+        number = int(entry) if isinstance(entry, int) or str(entry).lstrip("-").isdecimal() else None
+        if number is not None and 0 <= number < len(names):
+            return number
+        shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+        near = difflib.get_close_matches(str(entry), names, n=1)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        raise ValueError(
+            f"`class_labels` holds {entry!r}: ids 0 to {len(names) - 1} or names ({shown}) are accepted.{hint}"
+        )

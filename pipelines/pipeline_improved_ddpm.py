@@ -1,0 +1,99 @@
+"""Unconditional images from a U-Net of any prediction and variance type, with our scheduler or any stock one."""
+
+from collections.abc import Callable
+
+import torch
+from diffusers import DiffusionPipeline, ImagePipelineOutput, SchedulerMixin, UNet2DModel
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from ddpm_ext.schedulers.stock import sampler_for
+
+
+Generators = torch.Generator | list[torch.Generator] | None
+
+
+class ImprovedDDPMPipeline(DiffusionPipeline):
+    """Samples images from `unet`, a UNet2DModel, by `scheduler`.
+
+    The scheduler's config says what the network predicts. A stock scheduler made by `from_config` from it works with
+    every prediction and variance type:
+
+        pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
+    """
+
+    model_cpu_offload_seq = "unet"
+
+    def __init__(self, unet: UNet2DModel, scheduler: SchedulerMixin):
+        super().__init__()
+        self.register_modules(unet=unet, scheduler=scheduler)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        batch_size: int = 1,
+        generator: Generators = None,
+        num_inference_steps: int | str = 250,
+        eta: float | None = None,
+        noise: Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> ImagePipelineOutput | tuple[object]:
+        """Images in [0, 1].
+
+        `generator`: one, or a list with one per image, so that an image does not depend on the batch it is made in.
+        `num_inference_steps`: at most the training chain's; with ImprovedDDPMScheduler also "10,15,25" or "ddim50".
+        `eta`: DDIM's share of noise, 0 to 1. `noise`: standard normal x_T, (B, C, H, W), instead of drawing it.
+        `output_type`: "pil" for a list of images, "np" for (B, H, W, C), "pt" for a (B, C, H, W) tensor.
+        """
+        return self._sample(
+            self.unet, batch_size, generator, num_inference_steps, eta, noise, output_type, return_dict
+        )
+
+    def _sample(
+        self,
+        predict: Callable[[Tensor, Tensor], Tensor],
+        batch_size: int,
+        generator: Generators,
+        num_inference_steps: int | str,
+        eta: float | None,
+        noise: Tensor | None,
+        output_type: str,
+        return_dict: bool,
+    ) -> ImagePipelineOutput | tuple[object]:
+        """Ho et al. 2020, algorithm 2, for a network `predict(x_t, t)` with t of shape (B,)."""
+        if output_type not in ("pil", "np", "pt"):
+            raise ValueError(f"`output_type` is {output_type!r}: 'pil', 'np' or 'pt' is accepted.")
+        sampler = sampler_for(self.scheduler)
+        sampler.set_timesteps(num_inference_steps)  # on the host: a step then reads nothing back from the device
+        x = self._initial_noise(batch_size, generator, noise) * sampler.init_noise_sigma
+        for timestep in self.progress_bar(sampler.timesteps):
+            scaled = sampler.scale_model_input(x, timestep)
+            t = torch.full((batch_size,), sampler.network_timestep(timestep), device=x.device)
+            output = predict(scaled.to(self.unet.dtype), t)[0].to(x.dtype)
+            x = sampler.step(output, timestep, x, generator=generator, eta=eta).prev_sample
+        images = self._decode(x, output_type)
+        self.maybe_free_model_hooks()
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _initial_noise(self, batch_size: int, generator: Generators, noise: Tensor | None) -> Tensor:
+        size = self.unet.config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        shape = (batch_size, self.unet.config.in_channels, height, width)
+        if isinstance(generator, list) and len(generator) != batch_size:
+            raise ValueError(
+                f"`generator` is a list of {len(generator)}: one per image, here {batch_size}, is accepted."
+            )
+        if noise is None:
+            return randn_tensor(shape, generator=generator, device=self._execution_device, dtype=torch.float32)
+        if tuple(noise.shape) != shape:
+            raise ValueError(f"`noise` has shape {tuple(noise.shape)}: {shape} is accepted.")
+        return noise.to(self._execution_device, torch.float32)
+
+    def _decode(self, x: Tensor, output_type: str) -> object:
+        """[-1, 1] to [0, 1] in the form asked for."""
+        images = (x / 2 + 0.5).clamp(0, 1)
+        if output_type == "pt":
+            return images
+        images = images.cpu().permute(0, 2, 3, 1).numpy()
+        return images if output_type == "np" else self.numpy_to_pil(images)

@@ -1,0 +1,107 @@
+"""Samples images from a trained pipeline: a grid, a folder of PNGs, or the .npz that the field's evaluators read.
+
+    python train_scripts/sample.py --model ddpm-digits --num_images 100 --output digits.png
+    accelerate launch train_scripts/sample.py --model ddpm-digits-class-conditional --num_images 50000 --output out.npz
+
+Image i depends on the seed and on i alone, whatever the batch size and the number of processes.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ddpm_ext.training.argument_parser import ScriptArgumentParser
+from ddpm_ext.training.argument_rules import Count, CountOrZero, Group, NonNegative, Share, Text, flag
+from ddpm_ext.training.command_line import run_script
+
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SampleArguments(Group):
+    _argument_group_name = "What to sample, how, and where to"
+
+    model: Text | None = flag(None, "Folder or Hub repository of the pipeline.", metavar="FOLDER|REPO")
+    output: Text = flag("samples.png", "A .png for one grid, an .npz, or a folder for one PNG per image.")
+    num_images: Count = flag(16, "How many images.")
+    class_labels: list[str] | None = flag(
+        None, "Classes, ids or names, taken in turn (default: all classes in turn).", metavar="CLASS"
+    )
+    guidance_scale: NonNegative = flag(1.0, "Classifier-free guidance; 1 is none.", metavar="W")
+    sampler: Text = flag("ddpm", "ddpm, ddim, dpmsolver++, unipc, heun, deis, euler, euler_ancestral or pndm.")
+    num_inference_steps: Text | None = flag(
+        None, "Steps (default: 250 for ddpm, 50 for ddim, else 20); for ddpm and ddim also 10,15,25 or ddim50."
+    )
+    eta: Share | None = flag(None, "DDIM's share of noise, 0 to 1.", metavar="ETA")
+    seed: CountOrZero = flag(0, "Settles every image.")
+    batch_size: Count = flag(64, "Images per forward pass and process; changes nothing but memory and speed.")
+
+
+def main() -> None:
+    parser = ScriptArgumentParser([SampleArguments], __doc__.split("\n")[0])
+    arguments = SampleArguments(**vars(parser.read(sys.argv[1:])))
+    if arguments.model is None:
+        raise ValueError("`model` must be given: the folder or Hub repository of a pipeline.")
+
+    from accelerate import Accelerator
+
+    from ddpm_ext.evaluation.generate import Sampling, generate
+    from ddpm_ext.pipelines.loading import load_pipeline
+    from ddpm_ext.schedulers.samplers import make_sampler
+
+    pipeline = load_pipeline(arguments.model)
+    pipeline.scheduler = make_sampler(arguments.sampler, pipeline.scheduler)
+    labels = _labels(pipeline, arguments)
+    accelerator = Accelerator()
+    pipeline.to(accelerator.device)
+    steps = arguments.num_inference_steps or {"ddpm": "250", "ddim": "50"}.get(arguments.sampler, "20")
+    sampling = Sampling(
+        seed=arguments.seed,
+        batch_size=arguments.batch_size,
+        num_inference_steps=int(steps) if steps.isdecimal() else steps,
+        guidance_scale=arguments.guidance_scale,
+        eta=arguments.eta,
+    )
+    images = generate(pipeline, arguments.num_images, sampling, labels, accelerator, progress="sampling")
+    if accelerator.is_main_process:
+        _write(images, labels, Path(arguments.output))
+        print(f"{len(images)} images are in {arguments.output}")
+
+
+def _labels(pipeline, arguments: SampleArguments) -> list[int] | None:
+    """The class of each image: those asked for in turn, or all of the model's."""
+    if not hasattr(pipeline, "label_ids"):
+        if arguments.class_labels is not None:
+            raise ValueError("`class_labels` was given, but the model is unconditional and knows no classes.")
+        return None
+    chosen = pipeline.label_ids(arguments.class_labels or list(range(pipeline.unet.num_classes)))
+    return [chosen[i % len(chosen)] for i in range(arguments.num_images)]
+
+
+def _write(images: "Tensor", labels: list[int] | None, output: Path) -> None:
+    import numpy as np
+    from PIL import Image
+
+    from ddpm_ext.visualization import image_grid
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if output.suffix == ".png":
+        image_grid(images).save(output)
+    elif output.suffix == ".npz":
+        arrays = {"arr_0": images.permute(0, 2, 3, 1).numpy()}
+        if labels is not None:
+            arrays["arr_1"] = np.array(labels)
+        np.savez(output, **arrays)
+    elif output.suffix:
+        raise ValueError(f"`output` is {output}: a .png, an .npz or a folder is accepted.")
+    else:
+        output.mkdir(exist_ok=True)
+        for i, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
+            Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).save(output / f"{i:06d}.png")
+
+
+if __name__ == "__main__":
+    run_script(main)

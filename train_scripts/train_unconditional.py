@@ -1,0 +1,44 @@
+"""Trains an unconditional diffusion model on images (Ho et al. 2020, algorithm 1; Nichol & Dhariwal 2021).
+
+accelerate launch train_scripts/train_unconditional.py                       # real 8x8 digits, minutes on a CPU
+accelerate launch train_scripts/train_unconditional.py --dataset_name cifar10 --resolution 32
+"""
+
+from ddpm_ext.training.command_line import parse, run_script
+
+
+def main() -> None:
+    arguments = parse("unconditional")
+
+    from dataclasses import asdict
+
+    from ddpm_ext import ImprovedDDPMPipeline, ImprovedDDPMScheduler
+    from ddpm_ext.diffusion import TrainingLoss, UniformTimesteps
+    from ddpm_ext.training.building import build_unet, load_training_images
+    from ddpm_ext.training.run import Run
+
+    # 1. The images, the network, and the process that turns images into noise.
+    data = load_training_images(arguments)
+    unet = build_unet(arguments, data)
+    scheduler = ImprovedDDPMScheduler(**asdict(arguments.process))
+    process, parameterization = scheduler.process, scheduler.parameterization
+    timesteps = UniformTimesteps(process.num_timesteps)
+    loss_of = TrainingLoss(process, parameterization, arguments.training.loss, arguments.training.vlb_weight)
+
+    # 2. Ho et al. 2020, algorithm 1.
+    run = Run(arguments, unet, data, lambda unet: ImprovedDDPMPipeline(unet, scheduler))
+    for batch in run.batches():
+        x_0 = batch["images"]
+        noise = run.random.normal("noise", *data.shape)
+        t, weight = timesteps.sample(run.random.uniform("timestep"))
+        x_t = process.add_noise(x_0, noise, t)
+        output = run.network(x_t, t).sample
+        loss = weight * loss_of(output, x_0, x_t, noise, t)
+        run.update(loss, t)
+
+    # 3. The pipeline, ready for `DiffusionPipeline.from_pretrained`.
+    run.finish()
+
+
+if __name__ == "__main__":
+    run_script(main)
