@@ -24,12 +24,14 @@ def image_grid(
     return Image.fromarray(grid.permute(1, 2, 0).numpy())
 
 
-def loss_curve(steps: Sequence[int], losses: Sequence[float], title: str = "", smoothing: float = 0.9) -> Figure:
-    """The logged losses over the steps, raw and smoothed by an exponential average, on a logarithmic axis."""
-    smooth, average = [], losses[0]
+def loss_curve(steps: Sequence[int], losses: Sequence[float], title: str = "") -> Figure:
+    """The logged losses over the steps, raw and smoothed over a twentieth of the run, on a logarithmic axis."""
+    keep = 1 - 1 / max(1, len(losses) / 20)
+    smooth, average, weight = [], 0.0, 0.0
     for loss in losses:
-        average = smoothing * average + (1 - smoothing) * loss
-        smooth.append(average)
+        average = keep * average + (1 - keep) * loss
+        weight = keep * weight + (1 - keep)  # what the average has seen so far: it starts from nothing
+        smooth.append(average / weight)
     with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(7, 4), layout="constrained")
         axes = figure.add_subplot()

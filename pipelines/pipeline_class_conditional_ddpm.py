@@ -1,7 +1,7 @@
 """Images of given classes, with classifier-free guidance."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from diffusers import ImagePipelineOutput, SchedulerMixin
@@ -72,7 +72,8 @@ class ClassConditionalDDPMPipeline(ImprovedDDPMPipeline):
         """The ids of `class_labels`; a ValueError names the first that is not a class of this model."""
         if isinstance(class_labels, Tensor):
             class_labels = class_labels.tolist()
-        entries = [class_labels] if isinstance(class_labels, int | str) else list(class_labels)
+        is_one = isinstance(class_labels, str) or not isinstance(class_labels, Iterable)
+        entries = [class_labels] if is_one else list(class_labels)
         if not entries:
             raise ValueError("`class_labels` is empty: at least one class id or name is accepted.")
         names = self.class_names
@@ -83,8 +84,8 @@ class ClassConditionalDDPMPipeline(ImprovedDDPMPipeline):
     def _label_id(entry: int | str, names: list[str], ids: dict[str, int]) -> int:
         if isinstance(entry, str) and entry in ids:
             return ids[entry]
-        number = int(entry) if isinstance(entry, int) or str(entry).lstrip("-").isdecimal() else None
-        if number is not None and 0 <= number < len(names):
+        number = int(entry) if str(entry).isdecimal() else None  # 3, "3" and numpy's 3, but neither True nor 1.5
+        if number is not None and number < len(names):
             return number
         shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
         near = difflib.get_close_matches(str(entry), names, n=1)

@@ -34,7 +34,7 @@ def main() -> None:
     for batch in run.batches():
         x_0 = batch["images"]
         dropped = run.random.uniform("label dropout") < arguments.training.label_dropout
-        labels = torch.where(dropped, run.unet.null_class, batch["labels"])
+        labels = torch.where(dropped, unet.null_class, batch["labels"])
         noise = run.random.normal("noise", *data.shape)
         t, weight = timesteps.sample(run.random.uniform("timestep"))
         x_t = process.add_noise(x_0, noise, t)

@@ -144,6 +144,10 @@ def ddim_distribution(
     Its variance is `eta`^2 times the posterior's: 0 is deterministic, 1 as noisy as `fixed_small`. The noise in it is
     the one that follows from `x_0`, so clipping x_0 keeps x_{t-1} on the marginal.
     """
+    if not 0 <= eta <= 1:
+        raise ValueError(
+            f"`eta` is {eta}: a number from 0 (deterministic) to 1 (as noisy as 'fixed_small') is accepted."
+        )
     variance = eta**2 * process.coefficient("posterior_variance", t, x_t)
     noise_left = 1 - process.coefficient("alphas_cumprod_prev", t, x_t) - variance
     signal = process.coefficient("alphas_cumprod_prev", t, x_t) ** 0.5

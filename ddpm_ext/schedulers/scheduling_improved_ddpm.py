@@ -240,7 +240,16 @@ class ImprovedDDPMScheduler(DDPMScheduler):
     def _training_rows(self, timesteps: Tensor, like: Tensor) -> Tensor:
         if timesteps.is_floating_point():
             raise ValueError(f"`timesteps` is of dtype {timesteps.dtype}: whole numbers are accepted.")
-        return timesteps.to(like.device).reshape(-1).expand(len(like))
+        timesteps, count = timesteps.reshape(-1), len(like)
+        if len(timesteps) not in (1, count):
+            raise ValueError(
+                f"`timesteps` holds {len(timesteps)} timesteps: 1 or {count}, one per sample, is accepted."
+            )
+        wrong = (timesteps < 0) | (timesteps >= len(self))
+        if wrong.device.type == "cpu" and wrong.any():  # elsewhere, looking would wait for the device
+            last = len(self) - 1
+            raise ValueError(f"`timesteps` holds {timesteps[wrong][0]}: the training chain's are 0 to {last}.")
+        return timesteps.to(like.device).expand(count)
 
     def _get_variance(
         self, t: int | Tensor, predicted_variance: Tensor | None = None, variance_type: str | None = None

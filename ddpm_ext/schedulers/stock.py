@@ -16,13 +16,20 @@ from diffusers import (
     DDIMScheduler,
     DDPMParallelScheduler,
     DDPMScheduler,
+    KDPM2AncestralDiscreteScheduler,
+    KDPM2DiscreteScheduler,
     PNDMScheduler,
     SchedulerMixin,
 )
 from torch import Tensor
 
 from ..diffusion.parameterization import predict_epsilon, predict_velocity
+from ..diffusion.process import GaussianDiffusion
 from .scheduling_improved_ddpm import ImprovedDDPMScheduler
+
+
+# Just above the end of the linear schedule of Ho et al. 2020, 157: there, data in [-1, 1] leave no trace in the noise.
+_LARGEST_SIGMA = 160.0
 
 
 def trained_scheduler(config: Mapping[str, object]) -> ImprovedDDPMScheduler:
@@ -49,7 +56,33 @@ def sampler_for(scheduler: SchedulerMixin) -> "ImprovedDDPMScheduler | StockSamp
         ddim = trained_scheduler(scheduler.config)
         ddim.eta = 0.0
         return ddim
+    _check_is_sampler(scheduler)
     return StockSampler(scheduler)
+
+
+def _check_is_sampler(scheduler: SchedulerMixin) -> None:
+    """Refuses schedulers of other processes, and those that do not go from noise to an image."""
+    name = type(scheduler).__name__
+    step = list(inspect.signature(scheduler.step).parameters.values())
+    needs_more = [parameter.name for parameter in step[3:] if parameter.default is parameter.empty]
+    has_betas = "beta_schedule" in inspect.signature(type(scheduler).__init__).parameters
+    if not has_betas or needs_more or "Inverse" in name:
+        raise ValueError(
+            f"`scheduler` is {name}, which does not sample from a noise schedule of betas: ImprovedDDPMScheduler and "
+            "stock samplers such as DDIM, DPM-Solver++, UniPC, DEIS, PNDM, LMS, Euler, Heun and KDPM2 are accepted."
+        )
+
+
+def _capped_sigmas(process: GaussianDiffusion) -> Tensor:
+    """Noise over signal of each step, float64 (T,), ending at `_LARGEST_SIGMA` at the most.
+
+    A cosine schedule goes on to 22,000 and zero terminal SNR to infinity. That says nothing more of x_0, but it is
+    where Heun and PNDM, averaging slopes, lose the small one, ancestral steps become NaN, and Karras grids spend half
+    their steps. The cap itself falls from step to step, since LMS and DEIS divide by the differences.
+    """
+    sigmas = process.table["sqrt_one_minus_alphas_cumprod"] / process.table["sqrt_alphas_cumprod"]
+    steps_left = process.num_timesteps - 1 - process.timesteps
+    return sigmas.minimum(_LARGEST_SIGMA / (1 + 10 * steps_left / process.num_timesteps))
 
 
 class StockSampler:
@@ -67,6 +100,10 @@ class StockSampler:
         for name, nothing in (("variance_type", None), ("thresholding", False), ("clip_sample", False)):
             if name in self.scheduler.config:  # all three are done here, before the stock scheduler sees anything
                 self.scheduler.register_to_config(**{name: nothing})
+        if isinstance(scheduler, PNDMScheduler):  # its Runge-Kutta start averages noise where it amplifies it most
+            self.scheduler.register_to_config(skip_prk_steps=True)
+        self._sigmas = _capped_sigmas(self.trained.process)
+        self.scheduler.alphas_cumprod = (1 / (1 + self._sigmas**2)).float()
 
     @property
     def timesteps(self) -> Tensor:
@@ -78,12 +115,15 @@ class StockSampler:
 
     def set_timesteps(self, num_inference_steps: int, device: torch.device | str | None = None) -> None:
         """Chooses the steps; a stock scheduler takes their number only."""
-        if not isinstance(num_inference_steps, int):
+        most = self.trained.process.num_timesteps
+        if not isinstance(num_inference_steps, int) or not 1 <= num_inference_steps <= most:
             raise ValueError(
                 f"`num_inference_steps` is {num_inference_steps!r}: {type(self.scheduler).__name__} takes a whole "
-                "number; sections such as '10,15,25' are for ImprovedDDPMScheduler."
+                f"number from 1 to {most}; sections such as '10,15,25' are for ImprovedDDPMScheduler."
             )
         self.scheduler.set_timesteps(num_inference_steps, device=device)
+        if hasattr(self.scheduler, "set_begin_index"):
+            self.scheduler.set_begin_index(0)  # it would look for the first timestep, and Karras grids repeat it
 
     def scale_model_input(self, sample: Tensor, timestep: Tensor) -> Tensor:
         """`sample` with its signal and noise scaled so that their squares add up to 1, as the network was trained."""
@@ -94,12 +134,12 @@ class StockSampler:
         """The training timestep, perhaps fractional, of the noise that the sample at `timestep` really has."""
         sigmas = getattr(self.scheduler, "sigmas", None)
         if sigmas is None:
-            return int(timestep)
-        if hasattr(self.scheduler, "sigmas_interpol") and not self.scheduler.state_in_first_order:
-            sigmas = self.scheduler.sigmas_interpol  # KDPM2 evaluates its second stage between two grid points
-        index = self.scheduler.step_index
-        if index is None:
-            index = self.scheduler.begin_index or 0
+            return self.trained.process.timestep_of_sigma(float(self._sigmas[int(timestep)]))
+        index = self.scheduler.step_index or 0
+        if isinstance(self.scheduler, KDPM2DiscreteScheduler | KDPM2AncestralDiscreteScheduler):
+            if not self.scheduler.state_in_first_order:  # the second stage lies between two grid points
+                sigmas = self.scheduler.sigmas_interpol
+                index -= isinstance(self.scheduler, KDPM2AncestralDiscreteScheduler)
         return self.trained.process.timestep_of_sigma(float(sigmas[index]))
 
     def step(

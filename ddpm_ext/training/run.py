@@ -18,8 +18,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from diffusers import UNet2DModel
-from diffusers.optimization import get_scheduler
-from diffusers.training_utils import EMAModel
+from PIL import Image
 from torch import Tensor
 
 from ddpm_ext.data.images import Draw, ImageData
@@ -32,7 +31,6 @@ from .arguments import Arguments
 from .checkpoints import (
     check_same_network,
     check_same_run,
-    checkpoint_step,
     find_checkpoint,
     list_checkpoints,
     remove_oldest,
@@ -42,6 +40,7 @@ from .logs import Logs, prepare_tracker
 from .loss_record import LossRecord
 from .output_folder import check_output_folder, clear_output_folder, replace_pipeline
 from .recipes import flatten, to_yaml
+from .state import TrainingState
 
 
 class Run:
@@ -77,30 +76,15 @@ class Run:
         resume_from = self._checkpoint_to_resume()
         self._check_batches()
 
-        optimizer = torch.optim.AdamW(
-            unet.parameters(),
-            lr=training.learning_rate,
-            betas=(training.adam_beta1, training.adam_beta2),
-            weight_decay=training.adam_weight_decay,
-            eps=training.adam_epsilon,
-            fused=True,
-        )
-        # Not given to accelerate, which would step it once per process: its steps are updates of the network.
-        self.lr_scheduler = get_scheduler(
-            training.lr_scheduler,
-            optimizer,
-            num_warmup_steps=training.lr_warmup_steps,
-            num_training_steps=self.total_steps,
-        )
-        self.network, self.optimizer = self.accelerator.prepare(unet, optimizer)
-        self.ema = self._make_ema(unet) if training.use_ema else None
-        self.step = 0
+        self.state = TrainingState(self.accelerator, unet, training, self.total_steps)
         self._order = DataOrder(len(data), training.seed)
         self._losses = LossRecord(arguments.process.num_train_timesteps)
         self._gradient_norm = torch.zeros(())
         self.logs = Logs(arguments.logging, self.accelerator, self.output_dir)
         if resume_from is not None:
-            self._load_checkpoint(resume_from)
+            check_same_run(resume_from, self._identity())
+            check_same_network(resume_from, unet)
+            self.state.load(resume_from)
         if self.accelerator.is_main_process:
             if not resuming:
                 clear_output_folder(self.output_dir)
@@ -115,23 +99,15 @@ class Run:
                 f"{len(self.data)}: a global batch of at most that many is accepted."
             )
 
-    def _make_ema(self, unet: UNet2DModel) -> EMAModel:
-        training = self.arguments.training
-        ema = EMAModel(
-            unet.parameters(),
-            decay=training.ema_max_decay,
-            use_ema_warmup=True,
-            inv_gamma=training.ema_inv_gamma,
-            power=training.ema_power,
-            foreach=True,
-        )
-        ema.to(self.accelerator.device)
-        return ema
+    @property
+    def network(self) -> torch.nn.Module:
+        """The network to call: in the precision of the run, and shared by its processes."""
+        return self.state.network
 
     @property
-    def unet(self) -> UNet2DModel:
-        """The network itself, without what accelerate wrapped around it."""
-        return self.accelerator.unwrap_model(self.network)
+    def step(self) -> int:
+        """The number of updates done."""
+        return self.state.step
 
     # ------------------------------------------------------------------ the stream
 
@@ -146,17 +122,13 @@ class Run:
         while self.step < self.total_steps:
             for micro_batch in range(self.arguments.training.gradient_accumulation_steps):
                 self.random = self._draws(self.step, micro_batch)
-                # Dropout is the one thing that draws from torch's own generator.
-                torch.manual_seed(
-                    seed_for(self.arguments.training.seed, "dropout", self.step) + self.random.places.start
-                )
+                self._seed_dropout()
                 batch = next(batches)
                 if self.arguments.data.random_flip:
                     flipped = self.random.uniform("flip").view(-1, 1, 1, 1) < 0.5
                     batch["images"] = torch.where(flipped, batch["images"].flip(-1), batch["images"])
                 with self.accelerator.accumulate(self.network):
                     yield batch
-            self.step += 1
             self._after_update()
 
     def _draws(self, step: int, micro_batch: int) -> Draws:
@@ -165,6 +137,11 @@ class Run:
         first = (micro_batch * self.accelerator.num_processes + self.accelerator.process_index) * size
         places = slice(first, first + size)
         return Draws(self.arguments.training.seed, step, self.global_batch_size, places, self.accelerator.device)
+
+    def _seed_dropout(self) -> None:
+        """Dropout alone draws from torch's own generator, so its numbers depend on how the global batch is divided."""
+        seed = seed_for(self.arguments.training.seed, "dropout", self.step)
+        torch.manual_seed(seed + self.random.places.start)
 
     def _plan(self) -> Iterator[Draw]:
         """What the loader is to read, from the current step to the last."""
@@ -182,14 +159,7 @@ class Run:
         self._losses.add(loss, t, completes_update=self.accelerator.sync_gradients)
         self.accelerator.backward(loss.mean())
         if self.accelerator.sync_gradients:
-            limit = self.arguments.training.max_grad_norm
-            self._gradient_norm = self.accelerator.clip_grad_norm_(self.network.parameters(), limit)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        if self.accelerator.sync_gradients and not self.accelerator.optimizer_step_was_skipped:
-            self.lr_scheduler.step()
-            if self.ema is not None:
-                self.ema.step(self.network.parameters())
+            self._gradient_norm = self.state.update()
 
     def _after_update(self) -> None:
         training, logging = self.arguments.training, self.arguments.logging
@@ -210,25 +180,20 @@ class Run:
 
     def _log(self) -> None:
         values = self._losses.summary(self.step, self.accelerator)
-        values["learning_rate"] = self.lr_scheduler.get_last_lr()[0]
+        values["learning_rate"] = self.state.lr_scheduler.get_last_lr()[0]
         values["gradient_norm"] = float(self._gradient_norm)
         values["epoch"] = self.step / self.steps_per_epoch
-        if self.ema is not None:
-            values["ema_decay"] = self.ema.cur_decay_value
+        if self.state.ema is not None:
+            values["ema_decay"] = self.state.ema.cur_decay_value
         self.logs.metrics(self.step, values)
 
     # ------------------------------------------------------------------ what is kept
 
     def pipeline(self) -> ImprovedDDPMPipeline:
         """The pipeline as it would be saved now: of the averaged weights where there is an average."""
-        unet = self.unet
-        if self.ema is None:
-            return self.make_pipeline(unet)
-        averaged = type(unet).from_config(unet.config).to(self.accelerator.device)
-        self.ema.copy_to(averaged.parameters())
-        return self.make_pipeline(averaged.eval())
+        return self.make_pipeline(self.state.averaged_unet())
 
-    def _sample_grid(self):
+    def _sample_grid(self) -> Image.Image:
         logging = self.arguments.logging
         pipeline = self.pipeline()
         labels, columns = None, None
@@ -260,16 +225,7 @@ class Run:
         with written_whole(folder / f"checkpoint-{self.step}", main) as partial:
             if main:
                 self.pipeline().save_pretrained(str(partial))
-                if self.ema is not None:
-                    self.unet.save_pretrained(partial / "unet_raw")
-                state = {
-                    "optimizer": self.optimizer.state_dict(),
-                    "lr_scheduler": self.lr_scheduler.state_dict(),
-                    "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
-                    "ema": None if self.ema is None else self.ema.optimization_step,
-                }
-                (partial / "state").mkdir()
-                torch.save(state, partial / "state" / "optimizer.pt")
+                self.state.save(partial)
                 (partial / "state" / "run.json").write_text(json.dumps(self._identity(), indent=2) + "\n")
         if main:
             remove_oldest(folder, self.arguments.training.checkpoints_total_limit)
@@ -282,7 +238,6 @@ class Run:
             "seed": training.seed,
             "global_batch_size": self.global_batch_size,
             "num_samples": len(self.data),
-            "max_train_steps": self.total_steps,
             "use_ema": training.use_ema,
             **asdict(self.arguments.process),
         }
@@ -292,23 +247,6 @@ class Run:
         if training.resume_from_checkpoint is not None:
             return find_checkpoint(folder, training.resume_from_checkpoint)
         return find_checkpoint(folder, "latest") if training.resume and list_checkpoints(folder) else None
-
-    def _load_checkpoint(self, checkpoint: Path) -> None:
-        check_same_run(checkpoint, self._identity())
-        check_same_network(checkpoint, self.unet)
-        load = type(self.unet).from_pretrained
-        raw = load(checkpoint, subfolder="unet" if self.ema is None else "unet_raw")
-        self.unet.load_state_dict(raw.state_dict())
-        state = torch.load(checkpoint / "state" / "optimizer.pt", map_location="cpu", weights_only=True)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.lr_scheduler.load_state_dict(state["lr_scheduler"])
-        if self.accelerator.scaler and state["scaler"]:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        if self.ema is not None:
-            averaged = load(checkpoint, subfolder="unet").to(self.accelerator.device)
-            self.ema.shadow_params = [parameter.detach().clone() for parameter in averaged.parameters()]
-            self.ema.optimization_step = state["ema"]
-        self.step = checkpoint_step(checkpoint)
 
     def finish(self) -> None:
         """Saves the pipeline, uploads it if asked, and says where everything is and how to load it."""

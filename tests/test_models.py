@@ -1,0 +1,116 @@
+import pytest
+import torch
+from diffusers import UNet2DModel
+
+from ddpm_ext import ClassConditionalUNet2DModel
+from ddpm_ext.models import unet_config, zero_initialize
+from tests.conftest import tiny_unet
+
+
+def test_no_labels_mean_the_null_class():
+    unet = tiny_unet(num_classes=3)
+    x, t = torch.randn(2, 1, 8, 8), torch.tensor([3, 700])
+    null = torch.full((2,), unet.null_class)
+    torch.testing.assert_close(unet(x, t).sample, unet(x, t, null).sample, rtol=0, atol=0)
+
+
+def test_the_null_class_is_the_last_row_and_no_class():
+    unet = tiny_unet(num_classes=3)
+    assert (unet.num_classes, unet.null_class, unet.class_embedding.num_embeddings) == (3, 3, 4)
+
+
+def test_labels_decide_the_output():
+    unet = tiny_unet(num_classes=3)
+    x, t = torch.randn(1, 1, 8, 8).expand(4, -1, -1, -1), torch.tensor([500] * 4)
+    outputs = unet(x, t, torch.arange(4)).sample
+    for i in range(4):
+        for j in range(i):
+            assert (outputs[i] - outputs[j]).abs().max() > 1e-4
+
+
+def test_a_timestep_may_be_a_number_or_one_per_sample():
+    unet = tiny_unet(num_classes=3)
+    x = torch.randn(2, 1, 8, 8)
+    torch.testing.assert_close(unet(x, 5).sample, unet(x, torch.tensor([5, 5])).sample)
+    torch.testing.assert_close(unet(x, 5).sample, unet(x, 5, return_dict=False)[0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_class_embeds": 1}, {"class_embed_type": "timestep"}])
+def test_a_network_without_classes_says_what_it_needs(settings):
+    unet = ClassConditionalUNet2DModel(**{**unet_config((8, 8), 1, block_out_channels=(8, 16)), **settings})
+    with pytest.raises(ValueError, match=r"`num_class_embeds` is .* number of classes \+ 1"):
+        _ = unet.num_classes
+
+
+@pytest.mark.parametrize("shift", ["default", "scale_shift"])
+@pytest.mark.parametrize("num_classes", [None, 3])
+def test_zero_initialized_networks_start_by_predicting_0(num_classes, shift):
+    config = unet_config(
+        (8, 8), 1, True, num_classes, (8, 16), attention_resolutions=(4,), resnet_time_scale_shift=shift
+    )
+    unet = (UNet2DModel if num_classes is None else ClassConditionalUNet2DModel)(**config)
+    zero_initialize(unet)
+    x = torch.randn(2, 1, 8, 8)
+    labels = () if num_classes is None else (torch.tensor([0, 1]),)
+    assert torch.equal(unet(x, torch.tensor([0, 999]), *labels).sample, torch.zeros(2, 2, 8, 8))
+
+
+def test_zero_initialized_networks_can_learn():
+    unet = tiny_unet()
+    zero_initialize(unet)
+    unet(torch.randn(2, 1, 8, 8), 3).sample.sub(1).pow(2).mean().backward()
+    assert unet.conv_out.weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("sample_size", [(8, 8), (8, 16), (24, 16)])
+@pytest.mark.parametrize("learns_variance", [False, True])
+def test_images_need_not_be_square(sample_size, learns_variance):
+    unet = tiny_unet(3, learns_variance, sample_size=sample_size)
+    x = torch.randn(1, 3, *sample_size)
+    assert unet(x, 3).sample.shape == (1, 6 if learns_variance else 3, *sample_size)
+    height, width = sample_size
+    assert unet.config.sample_size == (height if height == width else sample_size)
+
+
+@pytest.mark.parametrize(
+    "sample_size, widths, sentence",
+    [
+        ((30, 30), (8, 8, 8), r"`resolution` is 30x30: .* multiples of 4, for example 32x32; or give fewer"),
+        ((8, 9), (8, 16), r"`resolution` is 8x9: .* multiples of 2, for example 8x8"),
+        ((8, 2), (8, 8, 8), r"`resolution` is 8x2: .* for example 8x4"),
+    ],
+)
+def test_a_size_that_cannot_be_halved_says_which_can(sample_size, widths, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        unet_config(sample_size, 1, block_out_channels=widths)
+
+
+def test_the_sizes_that_an_error_suggests_are_accepted():
+    for size in range(1, 40):
+        try:
+            unet_config((size, 2 * size), 1, block_out_channels=(8, 8, 8))
+        except ValueError as error:
+            suggested = str(error).split("for example ")[1].split(";")[0]
+            unet_config(tuple(int(side) for side in suggested.split("x")), 1, block_out_channels=(8, 8, 8))
+
+
+def test_attention_stands_where_it_is_asked_for():
+    config = unet_config((32, 64), 3, block_out_channels=(8, 8, 16), attention_resolutions=(16,))
+    assert config["down_block_types"] == ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D")
+    assert config["up_block_types"] == ("UpBlock2D", "AttnUpBlock2D", "UpBlock2D")
+    assert config["sample_size"] == (32, 64)
+    config = unet_config((32, 32), 3)
+    assert config["down_block_types"] == ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D")
+    assert config["block_out_channels"] == (128, 256, 256, 256)
+
+
+def test_attention_at_a_size_that_does_not_occur_is_refused():
+    with pytest.raises(ValueError, match=r"`attention_resolutions` holds 5: .* \[8, 4\] high"):
+        unet_config((8, 8), 1, block_out_channels=(8, 16), attention_resolutions=(4, 5))
+
+
+@pytest.mark.parametrize("widths", [(8, 16), (24, 40), (7, 14), (64, 96)])
+def test_widths_need_not_be_multiples_of_32(widths):
+    config = unet_config((8, 8), 1, block_out_channels=widths, attention_resolutions=())
+    assert all(width % config["norm_num_groups"] == 0 for width in widths)
+    assert UNet2DModel(**config)(torch.randn(1, 1, 8, 8), 3).sample.shape == (1, 1, 8, 8)

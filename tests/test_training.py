@@ -1,0 +1,160 @@
+import json
+
+import pytest
+import torch
+import yaml
+from diffusers import DiffusionPipeline
+
+from ddpm_ext.diffusion import TrainingLoss
+from ddpm_ext.training.run import Run
+from tests.training_helpers import Script, largest_difference, weights
+
+
+SCRIPTS = ("train_unconditional", "train_class_conditional")
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_run_leaves_a_pipeline_its_configuration_and_its_curves(name: str, script: Script, tmp_path):
+    said = script.run(name, "--output_dir", str(tmp_path / "run"))
+    folder = tmp_path / "run"
+    assert str(folder) in said and "DiffusionPipeline.from_pretrained" in said
+    assert (folder / "loss.png").stat().st_size > 0
+    assert [path.name for path in (folder / "samples").iterdir()] == ["step-000012.png"]
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [4, 5, 8, 10, 12]
+    assert all(row["loss"] > 0 and row["images_per_second"] > 0 for row in rows)
+    assert yaml.safe_load((folder / "config.yaml").read_text())["max_train_steps"] == 12
+    pipeline = DiffusionPipeline.from_pretrained(folder)
+    argument = {"class_labels": [3]} if name == "train_class_conditional" else {"batch_size": 1}
+    assert pipeline(**argument, num_inference_steps=2).images[0].size == (8, 8)
+
+
+def test_every_checkpoint_opens_as_a_pipeline_with_its_raw_weights_beside(script: Script, tmp_path):
+    script.run("train_unconditional", "--output_dir", str(tmp_path))
+    for step in (5, 10, 12):
+        checkpoint = tmp_path / "checkpoints" / f"checkpoint-{step}"
+        pipeline = DiffusionPipeline.from_pretrained(checkpoint)
+        raw = type(pipeline.unet).from_pretrained(checkpoint, subfolder="unet_raw")
+        assert largest_difference(raw.state_dict(), pipeline.unet.state_dict()) > 0
+
+
+def test_the_limit_keeps_the_newest_checkpoints(script: Script, tmp_path):
+    script.run("train_unconditional", "--output_dir", str(tmp_path), "--checkpoints_total_limit", "2")
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["checkpoint-10", "checkpoint-12"]
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("options", [[], ["--gradient_accumulation_steps", "2"]], ids=["plain", "accumulation"])
+def test_resumed_run_equals_the_uninterrupted_one(options, script: Script, tmp_path, monkeypatch):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    script.run("train_class_conditional", "--output_dir", str(whole), *options)
+
+    update = Run.update
+
+    def killed_at_step_7(run: Run, loss, t):
+        if run.step == 7:
+            raise Killed
+        update(run, loss, t)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "update", killed_at_step_7)
+        with pytest.raises(Killed):
+            script.run("train_class_conditional", "--output_dir", str(broken), *options)
+    script.run("train_class_conditional", "--output_dir", str(broken), "--resume", *options)
+
+    for subfolder in ("unet", "checkpoints/checkpoint-12/unet_raw"):
+        assert largest_difference(weights(whole, subfolder), weights(broken, subfolder)) == 0
+    losses = [
+        [(row["step"], row["loss"]) for row in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())]
+        for folder in (whole, broken)
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_accumulation_trains_what_one_large_batch_trains(script: Script, tmp_path):
+    slow = ["--learning_rate", "1e-4"]  # Adam turns the rounding of a gradient near zero into a share of this
+    script.run("train_unconditional", "--output_dir", str(tmp_path / "a"), *slow)
+    halves = ["--train_batch_size", "8", "--gradient_accumulation_steps", "2"]
+    script.run("train_unconditional", "--output_dir", str(tmp_path / "b"), *slow, *halves)
+    assert largest_difference(weights(tmp_path / "a"), weights(tmp_path / "b")) < 5e-5
+
+
+def test_a_network_starts_at_loss_one_and_learns(script: Script, tmp_path):
+    script.run("train_unconditional", "--output_dir", str(tmp_path), "--max_train_steps", "40")
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert losses[0] == pytest.approx(1, abs=0.1)  # zero-initialised: it predicts no noise, whose square is 1
+    assert losses[-1] < 0.8
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(script: Script, tmp_path, monkeypatch):
+    calls = iter(range(1000))
+
+    def breaks_at_step_7(self, output, x_0, x_t, noise, t):
+        broken = next(calls) == 6
+        return torch.where((t == t.max()) & broken, torch.nan, output.square().flatten(1).mean(1))
+
+    monkeypatch.setattr(TrainingLoss, "__call__", breaks_at_step_7)
+    sentence = script.fails("train_unconditional", "--output_dir", str(tmp_path / "run"))
+    assert "at step 7, timesteps " in sentence and "checkpoint-5" in sentence
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["checkpoint-5"]
+    DiffusionPipeline.from_pretrained(tmp_path / "run" / "checkpoints" / "checkpoint-5")
+
+
+BAD_INPUT = [
+    (["--no_such_flag", "1"], "--no_such_flag"),
+    (["--learning_rat", "1"], "did you mean `--learning_rate`"),
+    (["--beta_schedule", "cosinus"], "Did you mean 'cosine'"),
+    (["--prediction_type", "noise"], "prediction_type"),
+    (["--variance_type", "learnt"], "Did you mean 'learned'"),
+    (["--dataset_name", "no/such/folder/"], "no/such/folder"),
+    (["--train_data_dir", "no-such-folder"], "no-such-folder"),
+    (["--block_out_channels", "8", "8", "8", "8", "8"], "multiples of 16"),
+    (["--train_batch_size", "2000"], "1437"),
+    (["--resume_from_checkpoint", "latest"], "holds no checkpoint"),
+    (["--loss", "hybrid"], "loss"),
+]
+
+
+@pytest.mark.parametrize(("argv", "fragment"), BAD_INPUT, ids=[" ".join(argv) for argv, _ in BAD_INPUT])
+def test_a_mistake_gets_one_sentence_and_leaves_nothing(argv, fragment, script: Script, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    sentence = script.fails("train_unconditional", "--output_dir", str(tmp_path / "run"), *argv)
+    assert fragment in sentence
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_run_is_not_overwritten_unless_asked(script: Script, tmp_path):
+    script.run("train_unconditional", "--output_dir", str(tmp_path))
+    before = weights(tmp_path)
+    assert "holds another run" in script.fails("train_unconditional", "--output_dir", str(tmp_path), "--seed", "1")
+    assert largest_difference(before, weights(tmp_path)) == 0
+    script.run("train_unconditional", "--output_dir", str(tmp_path), "--seed", "1", "--overwrite_output_dir")
+    assert largest_difference(before, weights(tmp_path)) > 0
+
+
+@pytest.mark.parametrize(
+    ("argv", "fragment"),
+    [
+        (["--block_out_channels", "8", "24"], "block_out_channels"),
+        (["--train_batch_size", "8"], "global_batch_size"),
+        (["--beta_schedule", "linear"], "beta_schedule"),
+        (["--seed", "1"], "seed"),
+    ],
+)
+def test_a_run_resumes_only_as_it_was_started(argv, fragment, script: Script, tmp_path):
+    script.run("train_unconditional", "--output_dir", str(tmp_path))
+    sentence = script.fails("train_unconditional", "--output_dir", str(tmp_path), "--resume", *argv)
+    assert fragment in sentence
+
+
+def test_a_class_conditional_run_needs_labels(script: Script, tmp_path):
+    from PIL import Image
+
+    for i in range(20):
+        Image.new("L", (8, 8), i).save(tmp_path / f"{i}.png")
+    argv = ["--train_data_dir", str(tmp_path), "--output_dir", str(tmp_path / "run"), "--train_batch_size", "4"]
+    assert "label" in script.fails("train_class_conditional", *argv)

@@ -1,0 +1,51 @@
+"""Runs a training script in this process, on a network that trains in seconds."""
+
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState
+from safetensors.torch import load_file
+
+
+TINY = (
+    "--block_out_channels 8 16 --layers_per_block 1 --train_batch_size 16 --max_train_steps 12 --lr_warmup_steps 2 "
+    "--checkpointing_steps 5 --logging_steps 4 --save_images_steps 100 --num_inference_steps 5 --eval_batch_size 10 "
+    "--logger none"
+).split()
+
+
+class Script:
+    """Calls a script's `main` with the digits recipe made tiny; `fails` returns the sentence it ends with."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.monkeypatch = monkeypatch
+        self.capsys = capsys
+
+    def run(self, name: str, *argv: str, tiny: bool = True) -> str:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+        module = import_module(f"ddpm_ext.train_scripts.{name}")
+        self.monkeypatch.setattr(sys, "argv", [f"{name}.py", *(TINY if tiny else []), *argv])
+        module.run_script(module.main)
+        return self.capsys.readouterr().out
+
+    def fails(self, name: str, *argv: str, tiny: bool = True) -> str:
+        with pytest.raises(SystemExit) as ended:
+            self.run(name, *argv, tiny=tiny)
+        assert ended.value.code == 2
+        lines = [line for line in self.capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1
+        return lines[0].removeprefix("error: ")
+
+
+def weights(folder: Path, subfolder: str = "unet") -> dict[str, torch.Tensor]:
+    """The weights of the network in a pipeline's folder."""
+    return load_file(folder / subfolder / "diffusion_pytorch_model.safetensors")
+
+
+def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    assert a.keys() == b.keys()
+    return max((a[name].double() - b[name].double()).abs().max().item() for name in a)
