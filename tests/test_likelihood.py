@@ -130,7 +130,7 @@ IMAGES = (_draws * 127.5 + 127.5).round().clamp(0, 255) / 127.5 - 1
 @pytest.mark.parametrize("name, prediction_type, variance_type", CASES)
 def test_exact_bits_per_dim_average_to_the_closed_form(name, prediction_type, variance_type):
     process, parameterization = PROCESSES[name], Parameterization(prediction_type, variance_type)
-    copies = 100
+    copies = 50
     x_0 = IMAGES.double().repeat_interleave(copies, 0)
     exact = exact_bits_per_dim(
         process,
@@ -188,7 +188,7 @@ def test_the_estimate_is_unbiased_and_its_error_bar_right(name, prediction_type,
 
 def test_the_error_bar_shrinks_with_evaluations_and_with_images():
     process, parameterization = PROCESSES["cosine"], Parameterization("epsilon", "learned_range")
-    x_0 = IMAGES.double().repeat(50, 1)
+    x_0 = IMAGES.double().repeat(40, 1)
 
     def estimate(num_evaluations, seed=0):
         generator = torch.Generator().manual_seed(seed)
@@ -196,9 +196,9 @@ def test_the_error_bar_shrinks_with_evaluations_and_with_images():
         return estimate_bits_per_dim(process, parameterization, predict, x_0, generator, num_evaluations)
 
     assert estimate(50).standard_error < 0.5 * estimate(10).standard_error
-    many = BitsPerDimEstimate.joined([estimate(10, seed) for seed in range(16)])
-    assert len(many.per_image) == 16 * len(x_0)
-    assert many.standard_error == pytest.approx(estimate(10).standard_error / 4, rel=0.2)
+    many = BitsPerDimEstimate.joined([estimate(10, seed) for seed in range(4)])
+    assert len(many.per_image) == 4 * len(x_0)
+    assert many.standard_error == pytest.approx(estimate(10).standard_error / 2, rel=0.25)
 
 
 @pytest.mark.parametrize("dimensions", (1, 3, 64, 3072))
@@ -308,7 +308,7 @@ def test_the_flows_likelihood_is_the_closed_form(name, prediction_type):
 
 
 def test_hutchinsons_divergence_is_unbiased():
-    process, copies = PROCESSES["cosine"], 4000
+    process, copies = PROCESSES["cosine"], 1500
     x_0 = torch.tensor([[0.9, 0.4]], dtype=torch.float64)
     predict = flow_network(process, "v_prediction", COVARIANCE, CENTER)
     arguments = (process, Parameterization("v_prediction"), predict)

@@ -125,10 +125,10 @@ def estimate_bits_per_dim(
 
     Half of the evaluations are one estimate and half another, independent one; their difference is the variance. In
     each half, the last step is seen once. All others are seen by antithetic pairs: a tenth of the pairs, at least one,
-    sees the decoder, and each of the rest its own stratum of the steps between. Strata carry equal information for data
-    of unit variance (`_step_shares`). A pair is u and 1 - u of the way through the stratum, and two noises in opposite
-    directions of which one is as improbably long as the other is short. (Opposite signs alone do harm: the terms are
-    mostly quadratic in the noise, so both members of such a pair err alike.)
+    sees the decoder, and each of the rest its own stratum of the steps between. All strata carry as much information
+    as each other for data of unit variance (`_step_shares`). A pair is u and 1 - u of the way through the stratum, and
+    two noises in opposite directions, one as improbably long as the other is short. (Opposite signs alone do harm: the
+    terms are mostly quadratic in the noise, so both members of such a pair err alike.)
     """
     steps = process.num_timesteps
     count = max(_FEWEST_EVALUATIONS, steps // 20) if num_evaluations is None else num_evaluations

@@ -8,6 +8,7 @@ do not clip never recover from it. The velocity also keeps x_0 exact there, and 
 
 import copy
 import inspect
+import math
 from collections.abc import Mapping
 
 import torch
@@ -100,8 +101,10 @@ class StockSampler:
         for name, nothing in (("variance_type", None), ("thresholding", False), ("clip_sample", False)):
             if name in self.scheduler.config:  # all three are done here, before the stock scheduler sees anything
                 self.scheduler.register_to_config(**{name: nothing})
-        if isinstance(scheduler, PNDMScheduler):  # its Runge-Kutta start averages noise where it amplifies it most
-            self.scheduler.register_to_config(skip_prk_steps=True)
+        if isinstance(scheduler, PNDMScheduler):
+            # Its Runge-Kutta start averages noise where it amplifies it most, and its steps are T // K long: those of
+            # `linspace` are not.
+            self.scheduler.register_to_config(skip_prk_steps=True, timestep_spacing="trailing")
         self._sigmas = _capped_sigmas(self.trained.process)
         self.scheduler.alphas_cumprod = (1 / (1 + self._sigmas**2)).float()
 
@@ -140,7 +143,13 @@ class StockSampler:
             if not self.scheduler.state_in_first_order:  # the second stage lies between two grid points
                 sigmas = self.scheduler.sigmas_interpol
                 index -= isinstance(self.scheduler, KDPM2AncestralDiscreteScheduler)
-        return self.trained.process.timestep_of_sigma(float(sigmas[index]))
+        sigma = float(sigmas[index])
+        if math.isnan(sigma):
+            raise ValueError(
+                f"`num_inference_steps` is {self.scheduler.num_inference_steps}: {type(self.scheduler).__name__} "
+                "loses its way in steps as long as that; more steps are accepted."
+            )
+        return self.trained.process.timestep_of_sigma(sigma)
 
     def step(
         self,

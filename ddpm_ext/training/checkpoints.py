@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from diffusers import UNet2DModel
+from safetensors import SafetensorError
 
 
 _PREFIX = "checkpoint-"
@@ -40,20 +41,26 @@ def find_checkpoint(folder: Path, which: str) -> Path:
     )
 
 
+WRITE_ERRORS = (OSError, SafetensorError, RuntimeError)
+"""What a full or failing disk raises: from Python, from safetensors, from torch.save."""
+
+
 @contextmanager
-def written_whole(target: Path, is_main_process: bool) -> Iterator[Path]:
+def written_whole(target: Path) -> Iterator[Path]:
     """A temporary folder beside `target` to write into; it takes the name of `target` when all went well.
 
     A run that is killed meanwhile leaves `.partial-*`, which the next one to write removes and nothing ever reads.
     """
     partial = target.with_name(f".partial-{target.name}")
-    if is_main_process:
-        shutil.rmtree(partial, ignore_errors=True)
+    for left in target.parent.glob(".partial-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    try:
         partial.mkdir(parents=True)
-    yield partial
-    if is_main_process:
+        yield partial
         shutil.rmtree(target, ignore_errors=True)
         os.replace(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def remove_oldest(folder: Path, keep: int | None) -> None:

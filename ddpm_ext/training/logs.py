@@ -38,20 +38,18 @@ class Logs:
         self.accelerator = accelerator
         self.output_dir = output_dir
         self.history: list[dict[str, float]] = []
-        self._bar: tqdm | None = None
         self._since = time.perf_counter()
         self._images = 0
 
     def start(self, configuration: dict[str, object], step: int, total: int) -> None:
-        """Opens the tracker and the bar; a resumed run keeps its metrics up to `step`."""
+        """Opens the tracker and the `bar`; a resumed run keeps its metrics up to `step`."""
         if self.arguments.logger != "none":
             flat = {name: _plain(value) for name, value in configuration.items()}
             wandb = {"dir": str(self.output_dir), "name": self.arguments.run_name or self.output_dir.name}
             options = {"wandb": wandb} if self.arguments.logger == "wandb" else {}
             self.accelerator.init_trackers(self.arguments.project_name or "ddpm-ext", flat, options)
-        self._bar = tqdm(
-            total=total, initial=step, desc="training", unit="step", disable=not self.accelerator.is_main_process
-        )
+        hidden = not self.accelerator.is_main_process
+        self.bar = tqdm(total=total, initial=step, desc="training", unit="step", disable=hidden)
         if self.accelerator.is_main_process:
             self._read_history(step)
         self._since, self._images = time.perf_counter(), 0
@@ -69,8 +67,7 @@ class Logs:
     def advance(self, images: int) -> None:
         """One update on `images` images is done."""
         self._images += images
-        if self._bar is not None:
-            self._bar.update()
+        self.bar.update()
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Records `values`, and the speed since the last call, under `step`."""
@@ -83,7 +80,7 @@ class Logs:
             self.history.append(row)
             with self.metrics_file.open("a") as file:
                 file.write(json.dumps(row) + "\n")
-            self._bar.set_postfix_str(f"loss {values['loss']:.4f}, {values['images_per_second']:,.0f} images/s")
+            self.bar.set_postfix_str(f"loss {values['loss']:.4f}, {values['images_per_second']:,.0f} images/s")
 
     def samples(self, step: int, grid: Image.Image) -> None:
         """Writes `samples/step-<step>.png` and gives the grid to the tracker."""
@@ -103,12 +100,15 @@ class Logs:
         """Forgets the time since the last metrics, in which something else than training was done."""
         self._since, self._images = time.perf_counter(), 0
 
+    def warn(self, sentence: str) -> None:
+        """Says `sentence` above the bar."""
+        tqdm.write(f"warning: {sentence}.")
+
     def finish(self) -> None:
-        """Writes `loss.png`, closes the bar and the tracker."""
+        """Writes `loss.png` and closes the tracker."""
         self.accelerator.end_training()
         if not self.accelerator.is_main_process:
             return
-        self._bar.close()
         rows = [row for row in self.history if "loss" in row]
         if rows:
             figure = loss_curve([row["step"] for row in rows], [row["loss"] for row in rows], self.output_dir.name)

@@ -29,6 +29,7 @@ from ddpm_ext.visualization import image_grid
 
 from .arguments import Arguments
 from .checkpoints import (
+    WRITE_ERRORS,
     check_same_network,
     check_same_run,
     find_checkpoint,
@@ -36,6 +37,7 @@ from .checkpoints import (
     remove_oldest,
     written_whole,
 )
+from .interruption import INTERRUPTED, Interruption
 from .logs import Logs, prepare_tracker
 from .loss_record import LossRecord
 from .output_folder import check_output_folder, clear_output_folder, replace_pipeline
@@ -119,17 +121,18 @@ class Run:
         self.logs.start(flatten(self.arguments), self.step, self.total_steps)
         self.network.train()
         batches = self.data.batches(self._plan(), self.accelerator.device)
-        while self.step < self.total_steps:
-            for micro_batch in range(self.arguments.training.gradient_accumulation_steps):
-                self.random = self._draws(self.step, micro_batch)
-                self._seed_dropout()
-                batch = next(batches)
-                if self.arguments.data.random_flip:
-                    flipped = self.random.uniform("flip").view(-1, 1, 1, 1) < 0.5
-                    batch["images"] = torch.where(flipped, batch["images"].flip(-1), batch["images"])
-                with self.accelerator.accumulate(self.network):
-                    yield batch
-            self._after_update()
+        with Interruption(self.accelerator) as interruption, self.logs.bar:
+            while self.step < self.total_steps:
+                for micro_batch in range(self.arguments.training.gradient_accumulation_steps):
+                    self.random = self._draws(self.step, micro_batch)
+                    self._seed_dropout()
+                    batch = next(batches)
+                    if self.arguments.data.random_flip:
+                        flipped = self.random.uniform("flip").view(-1, 1, 1, 1) < 0.5
+                        batch["images"] = torch.where(flipped, batch["images"].flip(-1), batch["images"])
+                    with self.accelerator.accumulate(self.network):
+                        yield batch
+                self._after_update(stops=interruption.is_agreed(self.step))
 
     def _draws(self, step: int, micro_batch: int) -> Draws:
         """Process r's m-th batch takes the places (m * world + r) * B and the next B - 1 of the global batch."""
@@ -161,15 +164,17 @@ class Run:
         if self.accelerator.sync_gradients:
             self._gradient_norm = self.state.update()
 
-    def _after_update(self) -> None:
+    def _after_update(self, stops: bool) -> None:
         training, logging = self.arguments.training, self.arguments.logging
         self.logs.advance(self.global_batch_size)
         last = self.step == self.total_steps
-        checkpoint_due = self.step % training.checkpointing_steps == 0 or last
+        checkpoint_due = self.step % training.checkpointing_steps == 0 or last or stops
         if checkpoint_due or self.step % logging.logging_steps == 0:
             self._log()  # before a checkpoint: a run whose loss is not finite stops here
         if checkpoint_due:
             self.save_checkpoint()
+        if stops and not last:
+            self._exit_interrupted()
         image_steps = logging.save_images_steps or logging.save_images_epochs * self.steps_per_epoch
         if self.step % image_steps == 0 or last:
             self.logs.samples(self.step, self._sample_grid())
@@ -178,8 +183,19 @@ class Run:
         if checkpoint_due:
             self.logs.resume_clock()
 
+    def _exit_interrupted(self) -> None:
+        self.logs.finish()
+        if self.accelerator.is_main_process:
+            print(f"stopped after step {self.step} of {self.total_steps}: the same command with `--resume` goes on.")
+        raise SystemExit(INTERRUPTED)
+
     def _log(self) -> None:
-        values = self._losses.summary(self.step, self.accelerator)
+        try:
+            values = self._losses.summary(self.step, self.accelerator)
+        except ValueError as error:
+            kept = list_checkpoints(self.output_dir / "checkpoints")
+            last_good = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
+            raise ValueError(f"{error}: training stopped, {last_good}; a lower `learning_rate` may help.") from None
         values["learning_rate"] = self.state.lr_scheduler.get_last_lr()[0]
         values["gradient_norm"] = float(self._gradient_norm)
         values["epoch"] = self.step / self.steps_per_epoch
@@ -221,14 +237,15 @@ class Run:
         """Writes `checkpoints/checkpoint-<step>`: a pipeline as it would be saved now, the raw weights in `unet_raw`
         where the pipeline has averaged ones, and in `state` what resuming needs besides."""
         folder = self.output_dir / "checkpoints"
-        main = self.accelerator.is_main_process
-        with written_whole(folder / f"checkpoint-{self.step}", main) as partial:
-            if main:
-                self.pipeline().save_pretrained(str(partial))
-                self.state.save(partial)
-                (partial / "state" / "run.json").write_text(json.dumps(self._identity(), indent=2) + "\n")
-        if main:
-            remove_oldest(folder, self.arguments.training.checkpoints_total_limit)
+        if self.accelerator.is_main_process:
+            try:
+                with written_whole(folder / f"checkpoint-{self.step}") as partial:
+                    self.pipeline().save_pretrained(str(partial))
+                    self.state.save(partial)
+                    (partial / "state" / "run.json").write_text(json.dumps(self._identity(), indent=2) + "\n")
+                remove_oldest(folder, self.arguments.training.checkpoints_total_limit)
+            except WRITE_ERRORS as error:
+                self.logs.warn(f"checkpoint-{self.step} could not be written ({error}); training goes on without it")
         self.accelerator.wait_for_everyone()
 
     def _identity(self) -> dict[str, object]:

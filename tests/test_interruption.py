@@ -1,0 +1,50 @@
+import os
+import signal
+
+import pytest
+from diffusers import DiffusionPipeline
+
+from ddpm_ext.training import state
+from ddpm_ext.training.interruption import INTERRUPTED
+from ddpm_ext.training.run import Run
+from tests.training_helpers import Script, largest_difference, weights
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_told_to_stop_finishes_its_step_and_resumes_to_the_same_weights(
+    number, script: Script, tmp_path, monkeypatch
+):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    script.run("train_unconditional", "--output_dir", str(whole))
+    update = Run.update
+
+    def told_to_stop_in_step_8(run: Run, loss, t) -> None:
+        if run.step == 7:
+            os.kill(os.getpid(), number)
+        update(run, loss, t)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "update", told_to_stop_in_step_8)
+        with pytest.raises(SystemExit) as ended:
+            script.run("train_unconditional", "--output_dir", str(stopped))
+    assert ended.value.code == INTERRUPTED == 75
+    assert {path.name for path in (stopped / "checkpoints").iterdir()} == {"checkpoint-5", "checkpoint-8"}
+    script.run("train_unconditional", "--output_dir", str(stopped), "--resume")
+    assert largest_difference(weights(whole), weights(stopped)) == 0
+
+
+def test_a_full_disk_costs_a_checkpoint_and_not_the_run(script: Script, tmp_path, monkeypatch):
+    save = state.TrainingState.save
+
+    def disk_is_full_at_step_10(self: state.TrainingState, checkpoint) -> None:
+        save(self, checkpoint)
+        if self.step == 10:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(state.TrainingState, "save", disk_is_full_at_step_10)
+    said = script.run("train_unconditional", "--output_dir", str(tmp_path))
+    assert "checkpoint-10 could not be written" in said and "No space left on device" in said
+    left = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert left == {"checkpoint-5", "checkpoint-12"}
+    for name in left:
+        DiffusionPipeline.from_pretrained(tmp_path / "checkpoints" / name)
