@@ -1,17 +1,11 @@
 """What the digits benchmarks measure: whether a classifier reads a digit as the one asked for, and how far the
 distribution of digits is from that of the test split."""
 
-import json
-from pathlib import Path
-
 import torch
 from sklearn.svm import SVC
 
 from ddpm_ext.data.images import load_images, to_unit_range
 from ddpm_ext.evaluation.image_metrics import frechet_distance
-
-
-RESULTS = Path(__file__).parent / "results"
 
 
 def pixels(images: torch.Tensor) -> torch.Tensor:
@@ -35,12 +29,3 @@ class DigitsJudge:
     def distance(self, images: torch.Tensor) -> float:
         """Fréchet distance of the images to the test split, on 64 pixels in [-1, 1]."""
         return frechet_distance(pixels(images), pixels(self.test))
-
-
-def write_result(name: str, caption: str, columns: list[str], rows: list[list[str]]) -> None:
-    """Prints the table and writes it to results/NAME.json, from where `write_tables.py` puts it into the README."""
-    for cells in (columns, ["---"] * len(columns), *rows):
-        print("| " + " | ".join(cells) + " |")
-    RESULTS.mkdir(exist_ok=True)
-    content = {"caption": caption, "columns": columns, "rows": rows}
-    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -7,7 +7,8 @@
 
 import argparse
 
-from digits_judge import DigitsJudge, write_result
+from digits_judge import DigitsJudge
+from tables import write_result
 
 from ddpm_ext.evaluation.generate import Sampling, generate
 from ddpm_ext.pipelines.loading import load_pipeline

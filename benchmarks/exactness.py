@@ -6,16 +6,15 @@ The numbers are those of the golden set in `tests/golden` (or of the one that DD
 float64. Both sides get the same inputs: the same network outputs, the same noise, the same timesteps. Stock is
 `DDPMScheduler` and `DDIMScheduler` as users get them, whose tables are float32 whatever they are given. (DDIMScheduler
 clips x_0 and keeps the noise of the unclipped one, unless it is told `use_clipped_model_output`.) The table is printed
-and, with the versions, written to `benchmarks/results/exactness.json`; the exit status is 1 if an error of ours is
+and kept in `benchmarks/results/exactness.json`; the exit status is 1 if an error of ours is
 above its tolerance.
 """
 
-import json
 import math
 import platform
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
@@ -36,6 +35,8 @@ from ddpm_ext.schedulers import ImprovedDDPMScheduler
 
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tables import write_result
 
 from tests import golden_set as golden
 from tests.golden_set import PREDICTION_TYPES, error, process_of, schedule_arguments, spec_of, toy_model
@@ -282,17 +283,13 @@ def written(value: float | None) -> str:
 def main() -> int:
     diffusers.utils.logging.set_verbosity_error()
     rows = [*table_rows(), *step_rows(), *trajectory_rows(), *loss_rows()]
-    print("| quantity | our largest error | stock diffusers' largest error | tolerance |")
-    print("|---|---|---|---|")
-    for row in rows:
-        print(f"| {row.quantity} | {written(row.ours)} | {written(row.stock)} | {row.tolerance:.0e} |")
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "diffusers": diffusers.__version__}
-    results = Path(__file__).resolve().parent / "results" / "exactness.json"
-    results.parent.mkdir(exist_ok=True)
-    listed = [
-        asdict(row) | ({"stock": "NaN"} if row.stock is not None and math.isnan(row.stock) else {}) for row in rows
-    ]
-    results.write_text(json.dumps({"versions": versions, "rows": listed}, indent=1) + "\n", encoding="utf-8")
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}, diffusers {diffusers.__version__}"
+    write_result(
+        "exactness",
+        f"Largest errors over the golden set in `tests/golden`, by `benchmarks/exactness.py` ({versions}).",
+        ["quantity", "our largest error", "stock diffusers' largest error", "tolerance"],
+        [[row.quantity, written(row.ours), written(row.stock), f"{row.tolerance:.0e}"] for row in rows],
+    )
     return 0 if all(row.ours <= row.tolerance for row in rows) else 1
 
 

@@ -9,7 +9,8 @@ import argparse
 
 import diffusers
 from diffusers.utils import logging
-from digits_judge import DigitsJudge, write_result
+from digits_judge import DigitsJudge
+from tables import write_result
 
 from ddpm_ext.evaluation.generate import Sampling, generate
 from ddpm_ext.pipelines.loading import load_pipeline

@@ -10,9 +10,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 
-def image_grid(
-    images: Tensor, columns: int | None = None, scale: int | None = None, padding: int | None = None
-) -> Image.Image:
+def image_grid(images: Tensor, columns: int | None = None, scale: int | None = None) -> Image.Image:
     """Images, uint8 (N, C, H, W), in one picture; small ones are enlarged without smoothing so that they can be seen.
 
     `columns` defaults to a square; `scale` to the whole number that makes an image about 64 pixels high.

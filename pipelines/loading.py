@@ -15,7 +15,13 @@ def load_pipeline(model: str) -> ImprovedDDPMPipeline:
         raise ValueError(f"`model` is {model}, which holds no pipeline: a folder with a model_index.json is accepted.")
     try:
         pipeline = DiffusionPipeline.from_pretrained(model)
-    except (OSError, ValueError) as error:
+    except (
+        OSError,
+        ValueError,
+        AttributeError,
+        KeyError,
+        TypeError,
+    ) as error:  # the last three: an index that is none
         reason = str(error).strip().splitlines()[0] if folder.exists() else "there is no such folder or repository"
         raise ValueError(f"`model` is {model}, which could not be loaded: {reason.rstrip('.')}.") from error
     if isinstance(pipeline, DDPMPipeline):

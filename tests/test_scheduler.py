@@ -215,6 +215,18 @@ def test_half_precision_samples_stay_finite(dtype, prediction_type, variance_typ
         assert x.isfinite().all() and step.pred_original_sample.abs().max() <= 1
 
 
+@pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16))
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+def test_half_precision_is_rounded_once_after_the_step(dtype, prediction_type):
+    scheduler = ImprovedDDPMScheduler(beta_schedule="cosine", prediction_type=prediction_type)
+    x, output = normal(*SHAPE, dtype=dtype), normal(*SHAPE, seed=1, dtype=dtype)
+    for t in (999, 500, 3):
+        half = scheduler.step(output, t, x, eta=0.0)
+        single = scheduler.step(output.float(), t, x.float(), eta=0.0)
+        assert torch.equal(half.prev_sample, single.prev_sample.to(dtype))
+        assert torch.equal(half.pred_original_sample, single.pred_original_sample.to(dtype))
+
+
 def test_eta_0_is_deterministic_and_eta_1_is_as_noisy_as_fixed_small():
     x, output = normal(*SHAPE), normal(*SHAPE, seed=1)
     scheduler = ImprovedDDPMScheduler()

@@ -225,7 +225,7 @@ def test_every_kind_of_model_gives_the_same_images(name):
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4])
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", sorted(ALL.keys() - {"kdpm2 ancestral"}))  # which needs more, see below
 def test_few_steps_stay_finite(name, steps):
     scheduler = trained(clip_sample=True, num_train_timesteps=100)
     network = PerfectNetwork(8).trained_with(scheduler)
@@ -246,9 +246,9 @@ def test_the_network_is_told_the_time_of_the_noise_that_it_sees(name, schedule):
     """When all data are 0, x_t is noise alone and every rule is exact: its size says what time it is."""
     scheduler = trained(beta_schedule=schedule)
     network = PerfectNetwork().trained_with(scheduler, mean=0.0, deviation=0.0)
-    sample(network, stock(name, scheduler), 7)
+    sample(network, stock(name, scheduler), 8)
     times = [t for t, _ in network.asked]
-    assert times[0] > 990 and min(times) >= 0 and len(times) >= 7
+    assert times[0] > 990 and min(times) >= 0 and len(times) >= 8
     for t, deviation in network.asked:
         assert deviation == pytest.approx(network.noise_at(t), rel=2e-3, abs=5e-5)  # float32 at sigma = 160
     if "Karras" in name:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddpm_ext.training.argument_parser import ScriptArgumentParser
-from ddpm_ext.training.argument_rules import Count, CountOrZero, Group, NonNegative, Share, Text, flag
+from ddpm_ext.training.argument_rules import Count, CountOrZero, Group, NonNegative, Share, Text, Texts, flag
 from ddpm_ext.training.command_line import run_script
 
 
@@ -27,7 +27,7 @@ class SampleArguments(Group):
     model: Text | None = flag(None, "Folder or Hub repository of the pipeline.", metavar="FOLDER|REPO")
     output: Text = flag("samples.png", "A .png for one grid, an .npz, or a folder for one PNG per image.")
     num_images: Count = flag(16, "How many images.")
-    class_labels: list[str] | None = flag(
+    class_labels: Texts | None = flag(
         None, "Classes, ids or names, taken in turn (default: all classes in turn).", metavar="CLASS"
     )
     guidance_scale: NonNegative = flag(1.0, "Classifier-free guidance; 1 is none.", metavar="W")

@@ -34,6 +34,10 @@ Counts = Annotated[
     list[int],
     Rule("a list of whole numbers of at least 1", (list, tuple), lambda values: len(values) > 0 and min(values) >= 1),
 ]
+Texts = Annotated[
+    list[str],
+    Rule("a list of texts that are not empty", (list, tuple), lambda values: len(values) > 0 and all(values)),
+]
 Channels = Annotated[int, Rule("1 or 3", (int,), lambda value: value in (1, 3))]
 Size = Annotated[
     str,
