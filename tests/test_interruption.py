@@ -18,10 +18,10 @@ def test_a_run_told_to_stop_finishes_its_step_and_resumes_to_the_same_weights(
     script.run("train_unconditional", "--output_dir", str(whole))
     update = Run.update
 
-    def told_to_stop_in_step_8(run: Run, loss, t) -> None:
+    def told_to_stop_in_step_8(run: Run, loss, t, weight) -> None:
         if run.step == 7:
             os.kill(os.getpid(), number)
-        update(run, loss, t)
+        update(run, loss, t, weight)
 
     with monkeypatch.context() as patch:
         patch.setattr(Run, "update", told_to_stop_in_step_8)

@@ -127,8 +127,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("mistake", BAD)
-def test_a_mistake_is_one_line_and_leaves_nothing_behind(script, saved, tmp_path, monkeypatch, mistake):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+def test_a_mistake_is_one_line_and_leaves_nothing_behind(script, saved, tmp_path, mistake):
     arguments, sentence = BAD[mistake]
     arguments = [saved(text[1:]) if text.startswith("@") else text for text in arguments]
     if "--num_inference_steps" not in arguments:

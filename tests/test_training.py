@@ -48,17 +48,25 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("options", [[], ["--gradient_accumulation_steps", "2"]], ids=["plain", "accumulation"])
+RESUMED = {
+    "plain": [],
+    "accumulation": ["--gradient_accumulation_steps", "2"],
+    # a short chain, so that every timestep is seen often enough for the sampler to have warmed up
+    "importance sampling": "--loss vlb --timestep_sampler loss_second_moment --num_train_timesteps 10".split(),
+}
+
+
+@pytest.mark.parametrize("options", RESUMED.values(), ids=RESUMED)
 def test_resumed_run_equals_the_uninterrupted_one(options, script: Script, tmp_path, monkeypatch):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     script.run("train_class_conditional", "--output_dir", str(whole), *options)
 
     update = Run.update
 
-    def killed_at_step_7(run: Run, loss, t):
+    def killed_at_step_7(run: Run, loss, t, weight):
         if run.step == 7:
             raise Killed
-        update(run, loss, t)
+        update(run, loss, t, weight)
 
     with monkeypatch.context() as patch:
         patch.setattr(Run, "update", killed_at_step_7)

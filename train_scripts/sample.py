@@ -45,13 +45,18 @@ def main() -> None:
     arguments = SampleArguments(**vars(parser.read(sys.argv[1:])))
     if arguments.model is None:
         raise ValueError("`model` must be given: the folder or Hub repository of a pipeline.")
+    output = Path(arguments.output)
+    if output.suffix not in (".png", ".npz", ""):
+        raise ValueError(f"`output` is {output}: a .png, an .npz or a folder is accepted.")
 
     from accelerate import Accelerator
+    from diffusers.utils.logging import disable_progress_bar
 
     from ddpm_ext.evaluation.generate import Sampling, generate
     from ddpm_ext.pipelines.loading import load_pipeline
     from ddpm_ext.schedulers.samplers import make_sampler
 
+    disable_progress_bar()  # of loading two small files
     pipeline = load_pipeline(arguments.model)
     pipeline.scheduler = make_sampler(arguments.sampler, pipeline.scheduler)
     labels = _labels(pipeline, arguments)
@@ -67,8 +72,8 @@ def main() -> None:
     )
     images = generate(pipeline, arguments.num_images, sampling, labels, accelerator, progress="sampling")
     if accelerator.is_main_process:
-        _write(images, labels, Path(arguments.output))
-        print(f"{len(images)} images are in {arguments.output}")
+        _write(images, labels, output)
+        print(f"{len(images)} images are in {output}")
 
 
 def _labels(pipeline, arguments: SampleArguments) -> list[int] | None:
@@ -95,8 +100,6 @@ def _write(images: "Tensor", labels: list[int] | None, output: Path) -> None:
         if labels is not None:
             arrays["arr_1"] = np.array(labels)
         np.savez(output, **arrays)
-    elif output.suffix:
-        raise ValueError(f"`output` is {output}: a .png, an .npz or a folder is accepted.")
     else:
         output.mkdir(exist_ok=True)
         for i, image in enumerate(images.permute(0, 2, 3, 1).numpy()):

@@ -16,8 +16,13 @@ def main() -> None:
     import torch
 
     from ddpm_ext import ClassConditionalDDPMPipeline, ImprovedDDPMScheduler
-    from ddpm_ext.diffusion import TrainingLoss, UniformTimesteps
-    from ddpm_ext.training.building import build_unet, load_training_images, names_of_classes
+    from ddpm_ext.training.building import (
+        build_loss,
+        build_timestep_sampler,
+        build_unet,
+        load_training_images,
+        names_of_classes,
+    )
     from ddpm_ext.training.run import Run
 
     # 1. The images with their classes, the network, and the process that turns images into noise.
@@ -26,11 +31,11 @@ def main() -> None:
     unet = build_unet(arguments, data, num_classes=len(id2label))
     scheduler = ImprovedDDPMScheduler(**asdict(arguments.process))
     process, parameterization = scheduler.process, scheduler.parameterization
-    timesteps = UniformTimesteps(process.num_timesteps)
-    loss_of = TrainingLoss(process, parameterization, arguments.training.loss, arguments.training.vlb_weight)
+    timesteps = build_timestep_sampler(arguments, process)
+    loss_of = build_loss(arguments, process, parameterization)
 
     # 2. Ho & Salimans 2022, algorithm 1: some images are shown without their class.
-    run = Run(arguments, unet, data, lambda unet: ClassConditionalDDPMPipeline(unet, scheduler, id2label))
+    run = Run(arguments, unet, data, timesteps, lambda unet: ClassConditionalDDPMPipeline(unet, scheduler, id2label))
     for batch in run.batches():
         x_0 = batch["images"]
         dropped = run.random.uniform("label dropout") < arguments.training.label_dropout
@@ -39,8 +44,8 @@ def main() -> None:
         t, weight = timesteps.sample(run.random.uniform("timestep"))
         x_t = process.add_noise(x_0, noise, t)
         output = run.network(x_t, t, labels).sample
-        loss = weight * loss_of(output, x_0, x_t, noise, t)
-        run.update(loss, t)
+        loss = loss_of(output, x_0, x_t, noise, t)
+        run.update(loss, t, weight)
 
     # 3. The pipeline, ready for `DiffusionPipeline.from_pretrained`.
     run.finish()

@@ -13,8 +13,7 @@ def main() -> None:
     from dataclasses import asdict
 
     from ddpm_ext import ImprovedDDPMPipeline, ImprovedDDPMScheduler
-    from ddpm_ext.diffusion import TrainingLoss, UniformTimesteps
-    from ddpm_ext.training.building import build_unet, load_training_images
+    from ddpm_ext.training.building import build_loss, build_timestep_sampler, build_unet, load_training_images
     from ddpm_ext.training.run import Run
 
     # 1. The images, the network, and the process that turns images into noise.
@@ -22,19 +21,19 @@ def main() -> None:
     unet = build_unet(arguments, data)
     scheduler = ImprovedDDPMScheduler(**asdict(arguments.process))
     process, parameterization = scheduler.process, scheduler.parameterization
-    timesteps = UniformTimesteps(process.num_timesteps)
-    loss_of = TrainingLoss(process, parameterization, arguments.training.loss, arguments.training.vlb_weight)
+    timesteps = build_timestep_sampler(arguments, process)
+    loss_of = build_loss(arguments, process, parameterization)
 
     # 2. Ho et al. 2020, algorithm 1.
-    run = Run(arguments, unet, data, lambda unet: ImprovedDDPMPipeline(unet, scheduler))
+    run = Run(arguments, unet, data, timesteps, lambda unet: ImprovedDDPMPipeline(unet, scheduler))
     for batch in run.batches():
         x_0 = batch["images"]
         noise = run.random.normal("noise", *data.shape)
         t, weight = timesteps.sample(run.random.uniform("timestep"))
         x_t = process.add_noise(x_0, noise, t)
         output = run.network(x_t, t).sample
-        loss = weight * loss_of(output, x_0, x_t, noise, t)
-        run.update(loss, t)
+        loss = loss_of(output, x_0, x_t, noise, t)
+        run.update(loss, t, weight)
 
     # 3. The pipeline, ready for `DiffusionPipeline.from_pretrained`.
     run.finish()

@@ -1,12 +1,14 @@
 """The likelihood of the model that the probability-flow ODE defines (Song et al. 2021, section 4.3 and eq. 39).
 
-The chain is taken as samples of a continuous process, x = cos(phi) x_0 + sin(phi) eps, whose angle phi = arctan(sigma)
-stands for time (Salimans & Ho 2022, appendix D): the log of sigma = noise / signal is interpolated between the rows of
-the table, and a network is asked for the fractional timestep. Then the ODE and the density along it are
+The chain is taken as samples of a continuous process, x = cos(phi) x_0 + sin(phi) eps, whose time is the log of
+sigma = noise / signal = tan(phi): it is interpolated between the rows of the table, and a network is asked for the
+fractional timestep. With v the velocity dx/dphi that follows from the network's x_0 (Salimans & Ho 2022, appendix D),
 
-    dx/dphi = v(x),        d log p(x)/dphi = -div v(x),        v the velocity that follows from the network's x_0
+    dx / dlog(sigma) = sin(phi) cos(phi) v(x),        dlog p(x) / dlog(sigma) = -sin(phi) cos(phi) div v(x)
 
-and log p(x_0) is that of N(0, I) at the far end plus the integral of the divergence.
+and log p(x_0) is that of N(0, I) at the far end plus the integral of the divergence. In this time nothing is stiff,
+neither details of the data, which pass at a sigma of their size, nor a network's error where no signal is left, which
+cos(phi) holds down.
 """
 
 import math
@@ -41,8 +43,7 @@ def probability_flow_bits_per_dim(
     """The likelihood of `x_0`, (B, C, ...), by 4 * `num_steps` evaluations of the network and of its derivative.
 
     `predict(x_t, timestep)` is given *fractional* timesteps, floating point (B,); it must be differentiable and treat
-    the samples of a batch separately. The integrator is Runge-Kutta's of order 4 with steps in geometric progression:
-    where sigma is small, an angle is a sigma.
+    the samples of a batch separately. The integrator is Runge-Kutta's of order 4, its steps equal in log(sigma).
 
     Divergence: by `num_probes` random vectors of +-1, the same along the whole way (Hutchinson; unbiased), or exactly,
     by D derivatives, with `num_probes=0`.
@@ -62,29 +63,28 @@ def probability_flow_bits_per_dim(
     signs = torch.randint(0, 2, (num_probes, *x_0.shape), generator=generator, device=device)
     probes = (signs * 2 - 1).to(x_0)
 
-    def slope(x: Tensor, angle: float) -> tuple[Tensor, Tensor]:
+    def slope(x: Tensor, log_sigma: float) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             x = x.detach().requires_grad_(True)
-            velocity = _velocity(process, parameterization, predict, x, angle)
-            return velocity.detach(), _divergence(velocity, x, probes)
+            velocity = _velocity(process, parameterization, predict, x, math.exp(log_sigma))
+            factor = 0.5 / math.cosh(log_sigma)  # sin(phi) cos(phi)
+            return factor * velocity.detach(), factor * _divergence(velocity, x, probes)
 
-    first, last = _angle(process, 0.0, x_0), _angle(process, process.num_timesteps - 1.0, x_0)
-    angles = np.geomspace(first, last, num_steps + 1).tolist()
-    x, integral = math.cos(first) * x_0, torch.zeros(len(x_0), dtype=torch.float64)
-    for start, end in zip(angles[:-1], angles[1:], strict=True):
+    first_signal, last_row = process.coefficient("sqrt_alphas_cumprod", 0.0, x_0), process.num_timesteps - 1.0
+    times = np.linspace(_log_sigma(process, 0.0, x_0), _log_sigma(process, last_row, x_0), num_steps + 1).tolist()
+    x, integral = first_signal * x_0, torch.zeros(len(x_0), dtype=torch.float64)
+    for start, end in zip(times[:-1], times[1:], strict=True):
         x, gained = _runge_kutta_step(slope, x, start, end)
         integral = integral + gained
     dimensions = x_0[0].numel()
     at_the_end = -0.5 * (x.cpu().double().flatten(1).square().sum(1) + dimensions * math.log(2 * math.pi))
-    log_density = at_the_end + integral + dimensions * math.log(math.cos(first))
+    log_density = at_the_end + integral + dimensions * math.log(first_signal)
     return FlowLikelihood(log_density, -log_density / (dimensions * math.log(2)) + math.log2(255 / 2))
 
 
-def _angle(process: GaussianDiffusion, row: float, x: Tensor) -> float:
-    return math.atan2(*(process.coefficient(name, row, x) for name in _NOISE_AND_SIGNAL))
-
-
-_NOISE_AND_SIGNAL = ("sqrt_one_minus_alphas_cumprod", "sqrt_alphas_cumprod")
+def _log_sigma(process: GaussianDiffusion, row: float, x: Tensor) -> float:
+    noise = process.coefficient("sqrt_one_minus_alphas_cumprod", row, x)
+    return math.log(noise / process.coefficient("sqrt_alphas_cumprod", row, x))
 
 
 def _velocity(
@@ -92,9 +92,9 @@ def _velocity(
     parameterization: Parameterization,
     predict: Callable[[Tensor, Tensor], Tensor],
     x: Tensor,
-    angle: float,
+    sigma: float,
 ) -> Tensor:
-    row = process.timestep_of_sigma(math.tan(angle))
+    row = process.timestep_of_sigma(sigma)
     timestep = float(np.interp(row, np.arange(process.num_timesteps), process.timesteps.numpy()))
     dtype = torch.promote_types(x.dtype, torch.float32)
     output = predict(x, torch.full((len(x),), timestep, device=x.device, dtype=dtype))
@@ -118,10 +118,11 @@ def _divergence(velocity: Tensor, x: Tensor, probes: Tensor) -> Tensor:
 def _runge_kutta_step(
     slope: Callable[[Tensor, float], tuple[Tensor, Tensor]], x: Tensor, start: float, end: float
 ) -> tuple[Tensor, Tensor]:
-    """x at `end`, and the integral of the divergence from `start` to `end`."""
+    """x at `end`, and the integral of the slope's divergence from `start` to `end`."""
     step, middle = end - start, (start + end) / 2
-    v_1, d_1 = slope(x, start)
-    v_2, d_2 = slope(x + step / 2 * v_1, middle)
-    v_3, d_3 = slope(x + step / 2 * v_2, middle)
-    v_4, d_4 = slope(x + step * v_3, end)
-    return x + step / 6 * (v_1 + 2 * v_2 + 2 * v_3 + v_4), step / 6 * (d_1 + 2 * d_2 + 2 * d_3 + d_4)
+    slope_1, divergence_1 = slope(x, start)
+    slope_2, divergence_2 = slope(x + step / 2 * slope_1, middle)
+    slope_3, divergence_3 = slope(x + step / 2 * slope_2, middle)
+    slope_4, divergence_4 = slope(x + step * slope_3, end)
+    gained = step / 6 * (divergence_1 + 2 * divergence_2 + 2 * divergence_3 + divergence_4)
+    return x + step / 6 * (slope_1 + 2 * slope_2 + 2 * slope_3 + slope_4), gained

@@ -11,6 +11,8 @@ from torch import Tensor
 class UniformTimesteps:
     """Every timestep 0..T-1 alike; all weights are 1."""
 
+    learns_from_losses = False
+
     def __init__(self, num_timesteps: int):
         self.num_timesteps = num_timesteps
 
@@ -18,6 +20,15 @@ class UniformTimesteps:
         """Timesteps, int64 (B,), and importance weights, float32 (B,), for uniform `u` in [0, 1), shape (B,)."""
         t = (u * self.num_timesteps).long().clamp(max=self.num_timesteps - 1)
         return t, torch.ones(len(u), device=u.device)
+
+    def update(self, t: Tensor, losses: Tensor) -> None:
+        """Nothing is learned from `losses`."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """There is no state."""
 
 
 class LossSecondMomentTimesteps:
@@ -29,6 +40,8 @@ class LossSecondMomentTimesteps:
 
     The state follows the device of what it is given, and nothing is read back from it.
     """
+
+    learns_from_losses = True
 
     def __init__(self, num_timesteps: int, history_per_term: int = 10, uniform_prob: float = 0.001):
         for name, value in (("num_timesteps", num_timesteps), ("history_per_term", history_per_term)):

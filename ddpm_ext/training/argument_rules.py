@@ -53,6 +53,18 @@ NonNegative = Annotated[float, Rule("a number of at least 0", _NUMBER, lambda va
 Share = Annotated[float, Rule("a number from 0 to 1", _NUMBER, lambda value: 0 <= value <= 1)]
 ShareBelowOne = Annotated[float, Rule("a number from 0 to below 1", _NUMBER, lambda value: 0 <= value < 1)]
 Variance = Annotated[float, Rule("a number between 0 and 1 (both excluded)", _NUMBER, lambda value: 0 < value < 1)]
+Width = Annotated[float, Rule("a number from 0.005 to 0.28", _NUMBER, lambda value: 0.005 <= value <= 0.28)]
+Widths = Annotated[
+    list[float],
+    Rule(
+        "a list of numbers from 0.005 to 0.28 that differ in the first three decimals",
+        (list, tuple),
+        lambda values: (
+            all(0.005 <= value <= 0.28 for value in values)
+            and 0 < len(values) == len({f"{value:.3f}" for value in values})
+        ),
+    ),
+]
 
 
 def flag(default: object, help: str, metavar: str | None = None, alias: str | None = None) -> dataclasses.Field:

@@ -22,6 +22,7 @@ from .argument_rules import (
     Switch,
     Text,
     Variance,
+    Widths,
     flag,
 )
 
@@ -144,12 +145,25 @@ class TrainingArguments(Group):
     num_epochs: Count = flag(100, "Passes over the data; not used where max_train_steps is given.")
     train_batch_size: Count = flag(16, "Images per process and forward pass.")
     gradient_accumulation_steps: Count = flag(1, "Forward passes per update: multiplies the batch, not the memory.")
-    loss: Literal["simple", "hybrid"] | None = flag(
+    loss: Literal["simple", "hybrid", "vlb"] | None = flag(
         None,
-        "Squared error, or squared error plus vlb_weight times the variational bound, which is what teaches a learned"
-        " variance (default: hybrid where the variance is learned, else simple).",
+        "Squared error; squared error plus vlb_weight times the variational bound, which is what teaches a learned"
+        " variance; or the bound alone (default: hybrid where the variance is learned, else simple).",
     )
     vlb_weight: NonNegative = flag(0.001, "Weight of the variational bound in the hybrid loss.", metavar="W")
+    loss_weighting: Literal["none", "min_snr", "p2"] = flag(
+        "none",
+        "Weight of the squared error over the timesteps: that of the predicted quantity itself, min-SNR (Hang et al."
+        " 2023) or P2 (Choi et al. 2022), either for any prediction type.",
+    )
+    min_snr_gamma: Positive = flag(5.0, "Where min-SNR stops growing.", metavar="GAMMA")
+    p2_gamma: NonNegative = flag(1.0, "P2's exponent ...", metavar="GAMMA")
+    p2_k: Positive = flag(1.0, "... and the constant added to the SNR.", metavar="K")
+    timestep_sampler: Literal["uniform", "loss_second_moment"] = flag(
+        "uniform",
+        "Which timesteps are looked at: all alike, or those whose loss varies most more often (Nichol & Dhariwal"
+        " 2021), for the vlb loss.",
+    )
     learning_rate: Positive = flag(1e-4, "AdamW's learning rate once warm-up is over.", metavar="RATE")
     lr_scheduler: Literal[
         "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"
@@ -168,6 +182,12 @@ class TrainingArguments(Group):
     ema_inv_gamma: Positive = flag(1.0, "The average's decay after n updates is 1 - (1 + n/G)^-P ...", metavar="G")
     ema_power: Positive = flag(0.75, "... with this P ...", metavar="P")
     ema_max_decay: Share = flag(0.9999, "... and never above this.", metavar="DECAY")
+    ema_sigma_rel: Widths | None = flag(
+        None,
+        "Also keep power-function averages of these widths, such as 0.05 0.10, from which reconstruct_ema.py makes any"
+        " width after training; 32 snapshots of each take 64 bytes per parameter in all (default: none).",
+        metavar="WIDTH",
+    )
     mixed_precision: Literal["no", "fp16", "bf16"] | None = flag(
         None, "Precision of the network alone; noise and loss stay float32 (default: what `accelerate` is set to)."
     )

@@ -1,9 +1,18 @@
-"""The data set and the network that a script's arguments describe."""
+"""The data set, the network and the loss that a script's arguments describe."""
 
 import torch
 from diffusers import UNet2DModel
 
 from ddpm_ext.data.images import ImageData, load_images
+from ddpm_ext.diffusion import (
+    P2,
+    GaussianDiffusion,
+    LossSecondMomentTimesteps,
+    MinSNR,
+    Parameterization,
+    TrainingLoss,
+    UniformTimesteps,
+)
 from ddpm_ext.models import ClassConditionalUNet2DModel, unet_config, zero_initialize
 
 from .arguments import Arguments
@@ -61,6 +70,26 @@ def build_unet(arguments: Arguments, data: ImageData, num_classes: int | None = 
     unet = network.from_config(config)
     zero_initialize(unet)
     return unet
+
+
+def build_loss(arguments: Arguments, process: GaussianDiffusion, parameterization: Parameterization) -> TrainingLoss:
+    """The loss that is minimised."""
+    training = arguments.training
+    weightings = {
+        "none": None,
+        "min_snr": MinSNR(training.min_snr_gamma),
+        "p2": P2(training.p2_gamma, training.p2_k),
+    }
+    weighting = weightings[training.loss_weighting]
+    return TrainingLoss(process, parameterization, training.loss, training.vlb_weight, weighting)
+
+
+def build_timestep_sampler(
+    arguments: Arguments, process: GaussianDiffusion
+) -> UniformTimesteps | LossSecondMomentTimesteps:
+    """What chooses the timesteps of a batch."""
+    samplers = {"uniform": UniformTimesteps, "loss_second_moment": LossSecondMomentTimesteps}
+    return samplers[arguments.training.timestep_sampler](process.num_timesteps)
 
 
 def _load_config(name_or_path: str) -> dict[str, object]:

@@ -3,7 +3,7 @@
     run = Run(arguments, unet, data, make_pipeline)
     for batch in run.batches():
         ...                                  # noising, network, loss
-        run.update(loss, t)
+        run.update(loss, t, weight)
     run.finish()
 
 Everything that repeats itself from script to script is here: processes and precision, the stream of batches and random
@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from ddpm_ext.data.images import Draw, ImageData
+from ddpm_ext.diffusion import LossSecondMomentTimesteps, UniformTimesteps
 from ddpm_ext.evaluation.generate import Sampling, generate
 from ddpm_ext.pipelines import ClassConditionalDDPMPipeline, ImprovedDDPMPipeline
 from ddpm_ext.randomness import DataOrder, Draws, seed_for
@@ -57,10 +58,11 @@ class Run:
         arguments: Arguments,
         unet: UNet2DModel,
         data: ImageData,
+        timesteps: UniformTimesteps | LossSecondMomentTimesteps,
         make_pipeline: Callable[[UNet2DModel], ImprovedDDPMPipeline],
     ):
         self.arguments, training = arguments, arguments.training
-        self.data, self.make_pipeline = data, make_pipeline
+        self.data, self.timesteps, self.make_pipeline = data, timesteps, make_pipeline
         self.output_dir = Path(training.output_dir)
         resuming = training.resume or training.resume_from_checkpoint is not None
         check_output_folder(self.output_dir, training.overwrite_output_dir, resuming)
@@ -82,11 +84,14 @@ class Run:
         self._order = DataOrder(len(data), training.seed)
         self._losses = LossRecord(arguments.process.num_train_timesteps)
         self._gradient_norm = torch.zeros(())
+        self._seen: list[Tensor] = []
         self.logs = Logs(arguments.logging, self.accelerator, self.output_dir)
         if resume_from is not None:
             check_same_run(resume_from, self._identity())
             check_same_network(resume_from, unet)
             self.state.load(resume_from)
+            history = torch.load(resume_from / "state" / "timesteps.pt", weights_only=True)
+            self.timesteps.load_state_dict(history)
         if self.accelerator.is_main_process:
             if not resuming:
                 clear_output_folder(self.output_dir)
@@ -157,12 +162,22 @@ class Run:
 
     # ------------------------------------------------------------------ the update
 
-    def update(self, loss: Tensor, t: Tensor) -> None:
-        """Backward for `loss`, (B,), of the timesteps `t`, (B,); at the end of the global batch, the update."""
+    def update(self, loss: Tensor, t: Tensor, weight: Tensor) -> None:
+        """Backward for `weight` * `loss` of the timesteps `t`, each (B,); at the end of the global batch, the update.
+
+        The timestep sampler learns from the losses of the whole global batch, in its order, on every process.
+        """
+        loss = loss.float()
         self._losses.add(loss, t, completes_update=self.accelerator.sync_gradients)
-        self.accelerator.backward(loss.mean())
+        if self.timesteps.learns_from_losses:
+            self._seen.append(self.accelerator.gather(torch.stack([t.double(), loss.detach().double()], dim=1)))
+        self.accelerator.backward((weight * loss).mean())
         if self.accelerator.sync_gradients:
             self._gradient_norm = self.state.update()
+            if self._seen:
+                seen = torch.cat(self._seen)
+                self.timesteps.update(seen[:, 0].long(), seen[:, 1])
+                self._seen.clear()
 
     def _after_update(self, stops: bool) -> None:
         training, logging = self.arguments.training, self.arguments.logging
@@ -242,6 +257,7 @@ class Run:
                 with written_whole(folder / f"checkpoint-{self.step}") as partial:
                     self.pipeline().save_pretrained(str(partial))
                     self.state.save(partial)
+                    torch.save(self.timesteps.state_dict(), partial / "state" / "timesteps.pt")
                     (partial / "state" / "run.json").write_text(json.dumps(self._identity(), indent=2) + "\n")
                 remove_oldest(folder, self.arguments.training.checkpoints_total_limit)
             except WRITE_ERRORS as error:
@@ -256,6 +272,7 @@ class Run:
             "global_batch_size": self.global_batch_size,
             "num_samples": len(self.data),
             "use_ema": training.use_ema,
+            "timestep_sampler": training.timestep_sampler,
             **asdict(self.arguments.process),
         }
 

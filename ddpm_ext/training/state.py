@@ -1,4 +1,4 @@
-"""What an update changes and a checkpoint holds: the network, its optimizer and schedule, and the averaged weights."""
+"""What an update changes and a checkpoint holds: the network, its optimizer and schedule, and the averages of weights."""
 
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor
 
 from .arguments import TrainingArguments
+from .ema import PowerEMA, SnapshotWriter, check_same_widths
 
 
 class TrainingState:
@@ -39,6 +40,8 @@ class TrainingState:
         )
         self.network, self.optimizer = accelerator.prepare(unet, optimizer)
         self.ema = self._make_ema() if arguments.use_ema else None
+        self.power_ema = PowerEMA(self.unet, arguments.ema_sigma_rel) if arguments.ema_sigma_rel else None
+        self.snapshots = SnapshotWriter(Path(arguments.output_dir) / "ema_snapshots", total_steps)
 
     def _make_ema(self) -> EMAModel:
         ema = EMAModel(
@@ -75,13 +78,19 @@ class TrainingState:
             self.lr_scheduler.step()
             if self.ema is not None:
                 self.ema.step(self.network.parameters())
+            if self.power_ema is not None:
+                self.power_ema.update(self.network.parameters())
         self.step += 1
+        if self.power_ema is not None and self.accelerator.is_main_process and self.snapshots.is_due(self.step):
+            self.snapshots.write(self.power_ema, self.step)
         return norm
 
     def save(self, checkpoint: Path) -> None:
         """Adds to `checkpoint`, which holds the pipeline, what resuming needs besides."""
         if self.ema is not None:
             self.unet.save_pretrained(checkpoint / "unet_raw")
+        if self.power_ema is not None:
+            self.power_ema.save(checkpoint / "ema")
         state = {
             "step": self.step,
             "optimizer": self.optimizer.state_dict(),
@@ -94,6 +103,7 @@ class TrainingState:
 
     def load(self, checkpoint: Path) -> None:
         """Takes up the state that `checkpoint` holds."""
+        check_same_widths(checkpoint, self.arguments.ema_sigma_rel)
         load = type(self.unet).from_pretrained
         self.unet.load_state_dict(load(checkpoint, subfolder="unet_raw" if self.ema else "unet").state_dict())
         state = torch.load(checkpoint / "state" / "training.pt", map_location="cpu", weights_only=True)
@@ -106,4 +116,6 @@ class TrainingState:
             for shadow, parameter in zip(self.ema.shadow_params, averaged.parameters(), strict=True):
                 shadow.copy_(parameter.detach())
             self.ema.optimization_step = state["ema_step"]
-        self.step = state["step"]
+        if self.power_ema is not None:
+            self.power_ema.load(checkpoint / "ema")
+        self.step = self.snapshots.start = state["step"]
