@@ -84,6 +84,6 @@ def saved(tmp_path_factory) -> Callable[[str], Path]:
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Script:
+def script(capsys: pytest.CaptureFixture[str]) -> Script:
     """Runs a script of the package in this process."""
-    return Script(monkeypatch, capsys)
+    return Script(capsys)

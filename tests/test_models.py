@@ -114,3 +114,8 @@ def test_widths_need_not_be_multiples_of_32(widths):
     config = unet_config((8, 8), 1, block_out_channels=widths, attention_resolutions=())
     assert all(width % config["norm_num_groups"] == 0 for width in widths)
     assert UNet2DModel(**config)(torch.randn(1, 1, 8, 8), 3).sample.shape == (1, 1, 8, 8)
+
+
+def test_heads_wider_than_the_network_are_refused():
+    with pytest.raises(ValueError, match="`attention_head_dim` is 32.*has 8 channels"):
+        unet_config((8, 8), 1, block_out_channels=(8, 16), attention_head_dim=32)

@@ -11,25 +11,31 @@ from safetensors.torch import load_file
 
 
 TINY = (
-    "--block_out_channels 8 16 --layers_per_block 1 --train_batch_size 16 --max_train_steps 12 --lr_warmup_steps 2 "
+    "--block_out_channels 8 16 --layers_per_block 1 --attention_head_dim 8 --train_batch_size 16 --max_train_steps 12 "
+    "--lr_warmup_steps 2 "
     "--checkpointing_steps 5 --logging_steps 4 --save_images_steps 100 --num_inference_steps 5 --eval_batch_size 10 "
     "--logger none"
 ).split()
 
 
+def run_main(module: str, *argv: object) -> None:
+    """Runs `main` of a script, by the name of its module, as a fresh process would."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    script = import_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [f"{module}.py", *map(str, argv)])
+        script.run_script(script.main)
+
+
 class Script:
     """Calls a script's `main` with the digits recipe made tiny; `fails` returns the sentence it ends with."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self.monkeypatch = monkeypatch
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
         self.capsys = capsys
 
     def run(self, name: str, *argv: str, tiny: bool = True) -> str:
-        AcceleratorState._reset_state(reset_partial_state=True)
-        GradientState._reset_state()
-        module = import_module(f"ddpm_ext.train_scripts.{name}")
-        self.monkeypatch.setattr(sys, "argv", [f"{name}.py", *(TINY if tiny else []), *argv])
-        module.run_script(module.main)
+        run_main(f"ddpm_ext.train_scripts.{name}", *(TINY if tiny else []), *argv)
         return self.capsys.readouterr().out
 
     def fails(self, name: str, *argv: str, tiny: bool = True) -> str:

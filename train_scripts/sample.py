@@ -55,12 +55,14 @@ def main() -> None:
     from ddpm_ext.evaluation.generate import Sampling, generate
     from ddpm_ext.pipelines.loading import load_pipeline
     from ddpm_ext.schedulers.samplers import make_sampler
+    from ddpm_ext.training.processes import check_processes, on_cpu
 
     disable_progress_bar()  # of loading two small files
     pipeline = load_pipeline(arguments.model)
     pipeline.scheduler = make_sampler(arguments.sampler, pipeline.scheduler)
     labels = _labels(pipeline, arguments)
-    accelerator = Accelerator()
+    accelerator = Accelerator(cpu=on_cpu())
+    check_processes()
     pipeline.to(accelerator.device)
     steps = arguments.num_inference_steps or {"ddpm": "250", "ddim": "50"}.get(arguments.sampler, "20")
     sampling = Sampling(
@@ -94,7 +96,8 @@ def _write(images: "Tensor", labels: list[int] | None, output: Path) -> None:
 
     output.parent.mkdir(parents=True, exist_ok=True)
     if output.suffix == ".png":
-        image_grid(images).save(output)
+        classes = 0 if labels is None else len(set(labels))
+        image_grid(images, columns=classes if 1 < classes <= 20 else None).save(output)  # a column for each class
     elif output.suffix == ".npz":
         arrays = {"arr_0": images.permute(0, 2, 3, 1).numpy()}
         if labels is not None:

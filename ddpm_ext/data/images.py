@@ -51,6 +51,7 @@ class ImageData:
         labels: int64 (N,), 0..K-1, or None.
         class_names: the K names, or None.
         columns: the names of all columns of the data set that this was read from.
+        fingerprint: differs where the images or labels do (a few images, undecoded, and all labels are looked at).
     """
 
     def __init__(
@@ -61,12 +62,14 @@ class ImageData:
         labels: torch.Tensor | None,
         class_names: list[str] | None,
         columns: list[str],
+        fingerprint: str = "",
     ) -> None:
         self.shape = shape
         self.max_value = max_value
         self.labels = labels
         self.class_names = class_names
         self.columns = columns
+        self.fingerprint = fingerprint
         self._store = store
 
     def __len__(self) -> int:
@@ -154,7 +157,8 @@ def load_images(
     if (center_crop or len(sizes) == 1) and size_bytes <= memory_limit_bytes:
         store = store.decode_all((height, width), show_progress)
     labels = None if source.labels is None else source.labels[kept]
-    return ImageData(store, (form.channels, *target), form.max_value, labels, source.class_names, source.columns)
+    shape, fingerprint = (form.channels, *target), source.fingerprint(kept)
+    return ImageData(store, shape, form.max_value, labels, source.class_names, source.columns, fingerprint)
 
 
 def _only_size(source: ImageSource, kept: torch.Tensor, surveys: list[Survey]) -> tuple[int, int]:

@@ -5,11 +5,13 @@ Each source is opened as undecoded rows plus labels, so that counting, splitting
 
 import difflib
 import glob
+import hashlib
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 DIGITS = "digits"
 PREFERRED_IMAGE_COLUMNS = ("image", "img")
 PREFERRED_LABEL_COLUMN = "label"
+FINGERPRINT_IMAGES = 16
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,36 @@ class ImageSource:
     def read(self, indices: list[int]) -> list[Row]:
         return self.rows[indices][self.column]
 
+    def fingerprint(self, kept: torch.Tensor) -> str:
+        """Eight hexadecimal digits of the rows `kept`, LongTensor (N,): all labels and, undecoded, a few images.
+
+        Undecoded, as another version of a decoder would give other pixels.
+        """
+        digest = hashlib.blake2b(digest_size=4)
+        if self.labels is not None:
+            digest.update(self.labels[kept].numpy().tobytes())
+        places = torch.linspace(0, len(kept) - 1, min(len(kept), FINGERPRINT_IMAGES)).round().long()
+        for row in self.read(kept[places].tolist()):
+            digest.update(_encoded(row))
+        return digest.hexdigest()
+
     def describe(self, index: int) -> str:
         """What a user would look for to find image `index`: its file, or its row."""
         row = self.read([index])[0]
         if not isinstance(row, dict) or not row["path"]:
             return f"row {index} of {self.name}"
         return row["path"] if row["bytes"] is None else f"row {index} of {self.name} ({row['path']})"
+
+
+def _encoded(row: Row) -> bytes:
+    """What an image is stored as."""
+    if isinstance(row, PIL.Image.Image):
+        return row.tobytes()
+    if row is None:
+        return b""
+    if row["bytes"] is not None:
+        return row["bytes"]
+    return Path(row["path"]).read_bytes() if row["path"] else b""
 
 
 class DigitRows:

@@ -53,6 +53,14 @@ def unet_config(
     unknown = [size for size in attention_resolutions or () if size not in heights]
     if unknown:
         raise ValueError(f"`attention_resolutions` holds {unknown[0]}: this U-Net's feature maps are {heights} high.")
+    # The middle of the network, as wide as its last level, always has attention.
+    with_attention = [c for c, size in zip(block_out_channels, heights, strict=True) if size in attended]
+    narrowest = min([*with_attention, block_out_channels[-1]])
+    if narrowest < attention_head_dim:
+        raise ValueError(
+            f"`attention_head_dim` is {attention_head_dim}: a level with attention has {narrowest} channels, so at "
+            "most that many are accepted."
+        )
     down = tuple("AttnDownBlock2D" if size in attended else "DownBlock2D" for size in heights)
     up = tuple("AttnUpBlock2D" if size in attended else "UpBlock2D" for size in reversed(heights))
     groups = max(g for g in range(1, 33) if all(c % g == 0 for c in block_out_channels))

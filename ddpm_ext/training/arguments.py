@@ -185,7 +185,7 @@ class TrainingArguments(Group):
     ema_sigma_rel: Widths | None = flag(
         None,
         "Also keep power-function averages of these widths, such as 0.05 0.10, from which reconstruct_ema.py makes any"
-        " width after training; 32 snapshots of each take 64 bytes per parameter in all (default: none).",
+        " width after training; 32 snapshots of each take 128 bytes per parameter in all (default: none).",
         metavar="WIDTH",
     )
     mixed_precision: Literal["no", "fp16", "bf16"] | None = flag(

@@ -16,10 +16,11 @@ from ddpm_ext.diffusion import (
 from ddpm_ext.models import ClassConditionalUNet2DModel, unet_config, zero_initialize
 
 from .arguments import Arguments
+from .processes import is_main_process
 
 
-def load_training_images(arguments: Arguments, show_progress: bool = True) -> ImageData:
-    """The split that is trained on."""
+def load_training_images(arguments: Arguments) -> ImageData:
+    """The split that is trained on; of several processes, the main one shows how the reading goes."""
     data = arguments.data
     return load_images(
         dataset_name=data.dataset_name,
@@ -35,7 +36,7 @@ def load_training_images(arguments: Arguments, show_progress: bool = True) -> Im
         preserve_input_precision=data.preserve_input_precision,
         skip_bad_images=data.skip_bad_images,
         num_workers=data.dataloader_num_workers,
-        show_progress=show_progress,
+        show_progress=is_main_process(),
     )
 
 

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 
 from diffusers import UNet2DModel
 from safetensors import SafetensorError
@@ -57,7 +58,8 @@ def written_whole(target: Path) -> Iterator[Path]:
     try:
         partial.mkdir(parents=True)
         yield partial
-        shutil.rmtree(target, ignore_errors=True)
+        if target.exists():
+            _remove(target)
         os.replace(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -67,21 +69,43 @@ def remove_oldest(folder: Path, keep: int | None) -> None:
     """Removes all but the `keep` newest checkpoints; call it when the newest is whole."""
     found = list_checkpoints(folder)
     for checkpoint in found[: len(found) - keep] if keep else []:
-        shutil.rmtree(checkpoint)
+        _remove(checkpoint)
 
 
-def check_same_run(checkpoint: Path, identity: Mapping[str, object]) -> None:
-    """ValueError where `checkpoint` was written by a run that differs from this one in what `identity` names."""
+def _remove(checkpoint: Path) -> None:
+    """Takes away the name first, so that a run that is killed meanwhile leaves no half of a checkpoint."""
+    nameless = checkpoint.with_name(f".partial-removed-{checkpoint.name}")
+    os.replace(checkpoint, nameless)
+    shutil.rmtree(nameless, ignore_errors=True)
+
+
+@contextmanager
+def read_whole(checkpoint: Path) -> Iterator[None]:
+    """What goes wrong in reading `checkpoint` becomes a ValueError that names it."""
+    try:
+        yield
+    except (OSError, EOFError, KeyError, RuntimeError, UnpicklingError, SafetensorError) as error:
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise ValueError(
+            f"`resume_from_checkpoint` is {checkpoint}, which cannot be read ({reason}): an earlier one may be whole."
+        ) from error
+
+
+def check_same_run(checkpoint: Path, identity: Mapping[str, object]) -> dict[str, object]:
+    """What `checkpoint` says of its run; ValueError where that differs from this one in what `identity` names."""
     try:
         saved = json.loads((checkpoint / "state" / "run.json").read_text())
-    except OSError:
-        raise ValueError(f"`resume_from_checkpoint` is {checkpoint}, which has no state/run.json.") from None
+    except (OSError, ValueError):
+        raise ValueError(
+            f"`resume_from_checkpoint` is {checkpoint}, which is no checkpoint: its state/run.json cannot be read."
+        ) from None
     for name, value in identity.items():
         if saved.get(name) != value:
             raise ValueError(
                 f"`resume_from_checkpoint` is {checkpoint}, which was trained with {name} = {saved.get(name)}, and "
                 f"this run has {value}: a run can only be resumed as it was started."
             )
+    return saved
 
 
 def check_same_network(checkpoint: Path, unet: UNet2DModel) -> None:

@@ -8,11 +8,13 @@ Every flag of diffusers' own `train_unconditional.py` is accepted with its meani
 import argparse
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from .argument_parser import DEFAULT_RECIPES, WITHOUT_EFFECT, Kind, TrainingArgumentParser
 from .arguments import Arguments
+from .processes import is_main_process
 from .recipes import read_recipe
 
 
@@ -23,6 +25,8 @@ _ALTERNATIVES = (
     ("max_train_steps", "num_epochs"),
     ("save_images_steps", "save_images_epochs"),
 )
+
+_SECONDS_TO_BE_ENDED = 10
 
 
 def parse(kind: Kind, argv: Sequence[str] | None = None) -> Arguments:
@@ -57,13 +61,16 @@ def parse(kind: Kind, argv: Sequence[str] | None = None) -> Arguments:
 def run_script(main: Callable[[], None]) -> None:
     """Run a script's `main`; a user's mistake (ValueError) becomes one line on stderr and exit code 2, no traceback.
 
-    Of several processes the first speaks for all; the launcher's `RANK` tells it, as there may be no Accelerator yet.
+    Of several processes the main one speaks for all. The others wait for the launcher to end them, as it does when
+    one has failed; where it does not, the mistake is theirs alone, such as a data set that one node lacks, and they
+    say so.
     """
     try:
         main()
     except ValueError as error:
-        if _is_main_process():
-            print(f"error: {error}", file=sys.stderr)
+        if not is_main_process():
+            time.sleep(_SECONDS_TO_BE_ENDED)
+        print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -78,9 +85,5 @@ def _resolve(arguments: Arguments) -> Arguments:
 
 def _say_what_has_no_effect(values: argparse.Namespace) -> None:
     for name, reason in WITHOUT_EFFECT.items():
-        if getattr(values, name) and _is_main_process():
+        if getattr(values, name) and is_main_process():
             print(f"note: `--{name}` has no effect: {reason}.", file=sys.stderr)
-
-
-def _is_main_process() -> bool:
-    return os.environ.get("RANK", "0") == "0"

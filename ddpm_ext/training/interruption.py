@@ -3,6 +3,7 @@ first."""
 
 import signal
 import threading
+import time
 from types import FrameType
 
 from accelerate import Accelerator
@@ -12,10 +13,13 @@ INTERRUPTED = 75
 """Exit code of a run that was told to stop and can be resumed (EX_TEMPFAIL of sysexits.h: try again later)."""
 
 _AGREEMENT_STEPS = 10
+_REPETITION_SECONDS = 1.0
 
 
 class Interruption:
-    """Remembers a signal until all processes have agreed on it; a second one of the same kind acts at once, as ever.
+    """Remembers a signal until all processes have agreed on it; one more of the same kind acts at once, as ever.
+
+    A launcher hands on what a terminal has already sent to all, so a repetition within a second counts as the same.
 
     Use as a context manager around the training loop, which asks `is_agreed` after every step.
     """
@@ -24,6 +28,7 @@ class Interruption:
         self.accelerator = accelerator
         self.signal: signal.Signals | None = None
         self._former: dict[signal.Signals, object] = {}
+        self._since = 0.0
 
     def __enter__(self) -> "Interruption":
         if threading.current_thread() is threading.main_thread():  # Python takes signals there alone
@@ -36,8 +41,12 @@ class Interruption:
             signal.signal(number, handler)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        self.signal = signal.Signals(number)
-        signal.signal(number, self._former[self.signal])
+        now = time.monotonic()
+        if self.signal == number and now - self._since > _REPETITION_SECONDS:
+            signal.signal(number, self._former[self.signal])
+            signal.raise_signal(number)
+        elif self.signal != number:
+            self.signal, self._since = signal.Signals(number), now
 
     def is_agreed(self, step: int) -> bool:
         """Whether any process was told to stop; the same answer on all, who ask each other every few steps."""

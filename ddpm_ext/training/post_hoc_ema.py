@@ -58,9 +58,11 @@ class Profile:
 
 @dataclass(frozen=True)
 class Fit:
-    """`coefficients` of the stored averages, which sum to one; `error` is the distance between the fitted and the wanted
-    density (in L2), relative to the length of the wanted one. A weight that moves as a white noise comes out with this
-    relative error; a weight that stays comes out exact."""
+    """`coefficients` of the stored averages, which sum to one, and the `error` of the density that they make.
+
+    The error is the distance (in L2) to the wanted density, relative to the length of the latter. A weight that moves
+    as white noise does comes out with this relative error; a weight that stays comes out exact.
+    """
 
     coefficients: NDArray[np.float64]
     error: float

@@ -3,11 +3,13 @@
 import os
 import sys
 
-import torch
-from accelerate import PartialState
-
 
 _SET_BY_MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+
+
+def is_main_process() -> bool:
+    """Whether this process speaks for all; the launcher's `RANK` tells it, as there may be no Accelerator yet."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def on_cpu() -> bool:
@@ -16,22 +18,25 @@ def on_cpu() -> bool:
     accelerate connects the processes of a launcher on a machine without an accelerator only where it is told so; else
     each would train alone, all of them into one folder.
     """
+    import torch
+
     return not torch.accelerator.is_available()
 
 
 def check_processes() -> None:
-    """ValueError where the launcher started other processes that this one is not connected to; call it when there is
-    an Accelerator."""
+    """ValueError where the launcher started other processes than train together; call it after `Accelerator()`."""
+    from accelerate import PartialState
+
     connected, started = PartialState().num_processes, int(os.environ.get("WORLD_SIZE", 1))
-    if connected != started:
+    if connected < started:
         raise ValueError(
             f"the launcher started {started} processes, but {connected} of them train together: `--multi_gpu` with as "
             "many GPUs, or the environment variable ACCELERATE_USE_CPU=true, is needed."
         )
-    by_accelerate = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ
-    if connected == 1 and by_accelerate and not any(name in os.environ for name in ("WORLD_SIZE", *_SET_BY_MPI)):
+    meant_several = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ
+    if connected == 1 and meant_several and not any(name in os.environ for name in ("WORLD_SIZE", *_SET_BY_MPI)):
         print(
-            "note: this is one process; `accelerate launch --cpu --num_processes N` starts more through mpirun only, "
-            "`accelerate launch --multi_gpu --num_processes N` does without it, also on CPUs.",
+            "note: this is one process; `accelerate launch --cpu --num_processes N` starts N through mpirun only, "
+            "`accelerate launch --multi_gpu --num_processes N` without it, also on CPUs.",
             file=sys.stderr,
         )

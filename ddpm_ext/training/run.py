@@ -35,15 +35,18 @@ from .checkpoints import (
     check_same_run,
     find_checkpoint,
     list_checkpoints,
+    read_whole,
     remove_oldest,
     written_whole,
 )
 from .interruption import INTERRUPTED, Interruption
-from .logs import Logs, prepare_tracker
+from .logs import Logs
 from .loss_record import LossRecord
 from .output_folder import check_output_folder, clear_output_folder, replace_pipeline
+from .processes import check_processes, is_main_process, on_cpu
 from .recipes import flatten, to_yaml
 from .state import TrainingState
+from .tracking import prepare_tracker
 
 
 class Run:
@@ -66,13 +69,15 @@ class Run:
         self.output_dir = Path(training.output_dir)
         resuming = training.resume or training.resume_from_checkpoint is not None
         check_output_folder(self.output_dir, training.overwrite_output_dir, resuming)
-        prepare_tracker(arguments.logging)
+        prepare_tracker(arguments.logging, speaks=is_main_process())
         self.accelerator = Accelerator(
+            cpu=on_cpu(),
             gradient_accumulation_steps=training.gradient_accumulation_steps,
             mixed_precision=training.mixed_precision,
             log_with=None if arguments.logging.logger == "none" else arguments.logging.logger,
             project_dir=str(self.output_dir / arguments.logging.logging_dir),
         )
+        check_processes()
         world = self.accelerator.num_processes
         self.global_batch_size = training.train_batch_size * world * training.gradient_accumulation_steps
         self.steps_per_epoch = max(1, round(len(data) / self.global_batch_size))
@@ -86,12 +91,15 @@ class Run:
         self._gradient_norm = torch.zeros(())
         self._seen: list[Tensor] = []
         self.logs = Logs(arguments.logging, self.accelerator, self.output_dir)
+        self._tracker_run_id: str | None = None
         if resume_from is not None:
-            check_same_run(resume_from, self._identity())
+            saved = check_same_run(resume_from, self._identity())
+            self._tracker_run_id = saved.get("tracker_run_id")
             check_same_network(resume_from, unet)
-            self.state.load(resume_from)
-            history = torch.load(resume_from / "state" / "timesteps.pt", weights_only=True)
-            self.timesteps.load_state_dict(history)
+            with read_whole(resume_from):
+                self.state.load(resume_from)
+                history = torch.load(resume_from / "state" / "timesteps.pt", weights_only=True)
+                self.timesteps.load_state_dict(history)
         if self.accelerator.is_main_process:
             if not resuming:
                 clear_output_folder(self.output_dir)
@@ -101,9 +109,12 @@ class Run:
 
     def _check_batches(self) -> None:
         if self.global_batch_size > len(self.data):
+            training, processes = self.arguments.training, self.accelerator.num_processes
             raise ValueError(
-                f"`train_batch_size` makes {self.global_batch_size} images per update, but the data set has only "
-                f"{len(self.data)}: a global batch of at most that many is accepted."
+                f"`train_batch_size` makes {self.global_batch_size} images per update ({training.train_batch_size}, "
+                "times "
+                f"{processes} processes, times {training.gradient_accumulation_steps} accumulation steps), but the "
+                f"data set has only {len(self.data)}: a global batch of at most that many is accepted."
             )
 
     @property
@@ -123,7 +134,7 @@ class Run:
 
         Between two batches stands one forward and backward pass; the update is made when the global batch is complete.
         """
-        self.logs.start(flatten(self.arguments), self.step, self.total_steps)
+        self.logs.start(flatten(self.arguments), self.step, self.total_steps, self._tracker_run_id)
         self.network.train()
         batches = self.data.batches(self._plan(), self.accelerator.device)
         with Interruption(self.accelerator) as interruption, self.logs.bar:
@@ -167,7 +178,7 @@ class Run:
 
         The timestep sampler learns from the losses of the whole global batch, in its order, on every process.
         """
-        loss = loss.float()
+        loss = loss.to(torch.promote_types(loss.dtype, torch.float32))
         self._losses.add(loss, t, completes_update=self.accelerator.sync_gradients)
         if self.timesteps.learns_from_losses:
             self._seen.append(self.accelerator.gather(torch.stack([t.double(), loss.detach().double()], dim=1)))
@@ -200,6 +211,7 @@ class Run:
 
     def _exit_interrupted(self) -> None:
         self.logs.finish()
+        self.accelerator.end_training()
         if self.accelerator.is_main_process:
             print(f"stopped after step {self.step} of {self.total_steps}: the same command with `--resume` goes on.")
         raise SystemExit(INTERRUPTED)
@@ -213,7 +225,8 @@ class Run:
             raise ValueError(f"{error}: training stopped, {last_good}; a lower `learning_rate` may help.") from None
         values["learning_rate"] = self.state.lr_scheduler.get_last_lr()[0]
         values["gradient_norm"] = float(self._gradient_norm)
-        values["epoch"] = self.step / self.steps_per_epoch
+        values["epoch"] = self.step * self.global_batch_size / len(self.data)
+        values["images_seen"] = self.step * self.global_batch_size
         if self.state.ema is not None:
             values["ema_decay"] = self.state.ema.cur_decay_value
         self.logs.metrics(self.step, values)
@@ -258,7 +271,8 @@ class Run:
                     self.pipeline().save_pretrained(str(partial))
                     self.state.save(partial)
                     torch.save(self.timesteps.state_dict(), partial / "state" / "timesteps.pt")
-                    (partial / "state" / "run.json").write_text(json.dumps(self._identity(), indent=2) + "\n")
+                    about = {**self._identity(), "tracker_run_id": self.logs.tracker.run_id}
+                    (partial / "state" / "run.json").write_text(json.dumps(about, indent=2) + "\n")
                 remove_oldest(folder, self.arguments.training.checkpoints_total_limit)
             except WRITE_ERRORS as error:
                 self.logs.warn(f"checkpoint-{self.step} could not be written ({error}); training goes on without it")
@@ -271,6 +285,7 @@ class Run:
             "seed": training.seed,
             "global_batch_size": self.global_batch_size,
             "num_samples": len(self.data),
+            "images": f"{'x'.join(map(str, self.data.shape))}, fingerprint {self.data.fingerprint}",
             "use_ema": training.use_ema,
             "timestep_sampler": training.timestep_sampler,
             **asdict(self.arguments.process),
@@ -286,6 +301,7 @@ class Run:
         """Saves the pipeline, uploads it if asked, and says where everything is and how to load it."""
         self.save_pipeline()
         self.logs.finish()
+        self.accelerator.end_training()
         if not self.accelerator.is_main_process:
             return
         print(_closing_words(self.output_dir, self.pipeline()))

@@ -1,4 +1,4 @@
-"""What an update changes and a checkpoint holds: the network, its optimizer and schedule, and the averages of weights."""
+"""What an update changes and a checkpoint holds: the network, its optimizer and schedule, and its averages."""
 
 from pathlib import Path
 

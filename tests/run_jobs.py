@@ -1,0 +1,49 @@
+"""Runs several scripts one after the other in the processes of one launch, as each launch costs seconds of imports.
+
+    accelerate launch --multi_gpu --num_processes 2 tests/run_jobs.py jobs.json
+
+`jobs.json` is a list of {"module", "argv"} and perhaps "signal_at": the step at which the last process gets a SIGTERM.
+Beside it, process r writes the exit codes to `codes-<r>.json`.
+"""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from accelerate import PartialState
+
+from ddpm_ext.training.run import Run
+from tests.training_helpers import run_main
+
+
+RANK, WORLD = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+_update = Run.update
+
+
+def _signalled(step: int) -> Callable[..., None]:
+    def update(run: Run, *arguments) -> None:
+        if run.step == step and RANK == WORLD - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        _update(run, *arguments)
+
+    return update
+
+
+def _run(job: dict) -> int:
+    Run.update = _signalled(job["signal_at"]) if "signal_at" in job else _update
+    try:
+        run_main(job["module"], *job["argv"])
+    except SystemExit as ended:
+        return ended.code
+    return 0
+
+
+if __name__ == "__main__":
+    # A second group of the same processes would find the addresses of the first in the launcher's store.
+    PartialState.destroy_process_group = lambda self: None
+    file = Path(sys.argv[1])
+    codes = [_run(job) for job in json.loads(file.read_text())]
+    file.with_name(f"codes-{RANK}.json").write_text(json.dumps(codes))

@@ -1,0 +1,147 @@
+"""What several processes promise: the same network, the same images, one voice. Two real processes, joined by gloo."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import UNet2DModel
+
+from ddpm_ext.training import processes
+from tests.training_helpers import Script, largest_difference, run_main, weights
+
+
+ROOT = Path(__file__).parents[1]
+# Fifty updates, with the average; small steps, as Adam makes of the rounding of a gradient near zero a share of one.
+FIFTY = (
+    "--block_out_channels 8 16 --layers_per_block 1 --attention_head_dim 8 --max_train_steps 50 --lr_warmup_steps 2 "
+    "--learning_rate 1e-4 "
+    "--checkpointing_steps 25 --logging_steps 10 --save_images_steps 100 --num_inference_steps 5 --eval_batch_size 5 "
+    "--random_flip --logger none"
+).split()
+ONE, TWO = ["--train_batch_size", "8"], ["--train_batch_size", "4"]
+HALVES = [*TWO, "--gradient_accumulation_steps", "2"]
+SAMPLE = "--num_images 7 --num_inference_steps 3 --batch_size 2".split()
+SCRIPTS = "ddpm_ext.train_scripts"
+
+
+def launch(script: str | Path, *argv: str) -> subprocess.CompletedProcess[str]:
+    """`accelerate launch` with two processes on the CPU, as README and docs say it."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [*command, str(script), *argv], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("processes")
+
+
+@pytest.fixture(scope="module")
+def alone(folder) -> Path:
+    """The folder of a run of one process with a global batch of 8, and its float64 twin beside it."""
+    train = f"{SCRIPTS}.train_unconditional"
+    for module, name in ((train, ""), ("tests.train_in_float64", "64")):
+        run_main(module, *FIFTY, *ONE, "--output_dir", folder / f"alone{name}")
+        run_main(module, *FIFTY, *HALVES, "--output_dir", folder / f"halves{name}")
+    run_main(f"{SCRIPTS}.sample", "--model", folder / "alone", *SAMPLE, "--output", folder / "alone.npz")
+    return folder / "alone"
+
+
+@pytest.fixture(scope="module")
+def pair(folder, alone) -> Path:
+    """Everything that two processes do in one launch; the folder of their run."""
+    checkpoint = alone / "checkpoints" / "checkpoint-25"
+    train = f"{SCRIPTS}.train_unconditional"
+    jobs = [
+        {"module": train, "argv": ["--output_dir", "pair"]},
+        {"module": "tests.train_in_float64", "argv": ["--output_dir", "pair64"]},
+        {"module": train, "argv": ["--output_dir", "resumed", "--resume_from_checkpoint", str(checkpoint)]},
+        {"module": train, "argv": ["--output_dir", "stopped"], "signal_at": 7},
+        {"module": train, "argv": ["--output_dir", "adapted", "--timestep_sampler", "loss_second_moment"]},
+    ]
+    for job in jobs:
+        job["argv"] = [*FIFTY, *TWO, job["argv"][0], str(folder / job["argv"][1]), *job["argv"][2:]]
+    sample = ["--model", str(alone), *SAMPLE, "--output", str(folder / "pair.npz")]
+    jobs.append({"module": f"{SCRIPTS}.sample", "argv": sample})
+    (folder / "jobs.json").write_text(json.dumps(jobs))
+    ended = launch(ROOT / "tests" / "run_jobs.py", str(folder / "jobs.json"))
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return folder / "pair"
+
+
+def output_on_fixed_input(folder: Path) -> torch.Tensor:
+    unet = UNet2DModel.from_pretrained(folder, subfolder="unet").eval()
+    x = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return unet(x, torch.arange(0, 1000, 63)).sample
+
+
+@pytest.mark.parametrize("division", ["pair", "halves", "resumed"])
+def test_a_global_batch_trains_the_same_network_however_it_is_divided(division, pair, alone, folder):
+    """`resumed`: 25 updates by one process, then 25 by two. What is left is float32's order of summation."""
+    for subfolder in ("unet", "checkpoints/checkpoint-50/unet_raw"):
+        assert largest_difference(weights(alone, subfolder), weights(folder / division, subfolder)) < 5e-5
+    difference = output_on_fixed_input(folder / division) - output_on_fixed_input(alone)
+    assert difference.abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("division", ["pair64", "halves64"])
+def test_in_float64_the_division_leaves_nothing(division, pair, folder):
+    one, other = (torch.load(folder / name / "float64.pt") for name in ("alone64", division))
+    assert all(tensor.dtype == torch.float64 for tensor in one.values())
+    assert largest_difference(one, other) < 1e-13
+
+
+def test_the_processes_log_what_one_would(pair, alone):
+    rows = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (pair, alone)]
+    assert [row["step"] for row in rows[0]] == [10, 20, 25, 30, 40, 50]
+    assert rows[0][-1]["images_seen"] == 400
+    for two, one in zip(*rows, strict=True):
+        for name in ("loss", "loss_quarter_1", "gradient_norm", "learning_rate", "epoch"):
+            assert two[name] == pytest.approx(one[name], rel=1e-4)
+
+
+def test_a_signal_to_one_process_stops_both_with_a_checkpoint(pair, folder):
+    codes = [json.loads((folder / f"codes-{rank}.json").read_text()) for rank in (0, 1)]
+    assert codes[0] == codes[1] == [0, 0, 0, 75, 0, 0]
+    assert [path.name for path in (folder / "stopped" / "checkpoints").iterdir()] == ["checkpoint-10"]
+
+
+def test_two_processes_sample_the_images_of_one(pair, folder):
+    import numpy as np
+
+    one, two = (np.load(folder / f"{name}.npz")["arr_0"] for name in ("alone", "pair"))
+    assert one.shape == (7, 8, 8, 1)
+    assert np.abs(one.astype(int) - two.astype(int)).max() <= 1  # batches of another size round otherwise
+
+
+def test_a_mistake_under_two_processes_is_one_line(tmp_path):
+    script = ROOT / "train_scripts" / "train_unconditional.py"
+    ended = launch(script, *FIFTY, "--train_batch_size", "800", "--output_dir", str(tmp_path / "run"))
+    assert ended.returncode != 0
+    lines = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and "1600 images per update (800, times 2 processes" in lines[0]
+    assert not (tmp_path / "run").exists()
+
+
+def test_processes_that_do_not_know_of_each_other_are_refused(script: Script, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("ddpm_ext.training.run.on_cpu", lambda: False)
+    assert "the launcher started 2 processes" in script.fails("train_unconditional", "--output_dir", str(tmp_path))
+
+
+def test_a_launch_that_silently_starts_one_process_is_told(monkeypatch, capsys):
+    """accelerate's own `--cpu --num_processes 2` starts one unless there is mpirun."""
+    for name in ("WORLD_SIZE", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    processes.check_processes()
+    assert "this is one process" in capsys.readouterr().err
