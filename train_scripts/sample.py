@@ -55,7 +55,7 @@ def main() -> None:
     from ddpm_ext.evaluation.generate import Sampling, generate
     from ddpm_ext.pipelines.loading import load_pipeline
     from ddpm_ext.schedulers.samplers import make_sampler
-    from ddpm_ext.training.processes import check_processes, on_cpu
+    from ddpm_ext.training.processes import check_processes, on_cpu, use_all_cores
 
     disable_progress_bar()  # of loading two small files
     pipeline = load_pipeline(arguments.model)
@@ -63,6 +63,7 @@ def main() -> None:
     labels = _labels(pipeline, arguments)
     accelerator = Accelerator(cpu=on_cpu())
     check_processes()
+    use_all_cores()
     pipeline.to(accelerator.device)
     steps = arguments.num_inference_steps or {"ddpm": "250", "ddim": "50"}.get(arguments.sampler, "20")
     sampling = Sampling(

@@ -43,7 +43,7 @@ from .interruption import INTERRUPTED, Interruption
 from .logs import Logs
 from .loss_record import LossRecord
 from .output_folder import check_output_folder, clear_output_folder, replace_pipeline
-from .processes import check_processes, is_main_process, on_cpu
+from .processes import check_processes, is_main_process, on_cpu, use_all_cores
 from .recipes import flatten, to_yaml
 from .state import TrainingState
 from .tracking import prepare_tracker
@@ -78,6 +78,7 @@ class Run:
             project_dir=str(self.output_dir / arguments.logging.logging_dir),
         )
         check_processes()
+        use_all_cores()
         world = self.accelerator.num_processes
         self.global_batch_size = training.train_batch_size * world * training.gradient_accumulation_steps
         self.steps_per_epoch = max(1, round(len(data) / self.global_batch_size))
