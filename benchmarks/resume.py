@@ -142,7 +142,14 @@ def overhead(steps: int) -> tuple[dict[bool, list[float]], dict[bool, list[float
     Run._draws, Run._after_update, Run._seed_dropout = draws_in_turn, timed, seeds_in_turn
     try:
         with tempfile.TemporaryDirectory() as root:
-            options = ["--max_train_steps", str(steps + 1), "--checkpointing_steps", "1000000", "--logging_steps", "100"]
+            options = [
+                "--max_train_steps",
+                str(steps + 1),
+                "--checkpointing_steps",
+                "1000000",
+                "--logging_steps",
+                "100",
+            ]
             sys.argv = ["train_unconditional.py", *QUIET, *options, "--output_dir", str(Path(root) / "run")]
             train_unconditional.main()
     except Enough:

@@ -1,9 +1,11 @@
-"""The folder of a run: whose it is, and how the pipeline at its root is replaced."""
+"""The folder of a run: whose it is, how the pipeline at its root is replaced, and what to do with it."""
 
 import shutil
 from pathlib import Path
 
 from diffusers import DiffusionPipeline
+
+from ddpm_ext.pipelines import ClassConditionalDDPMPipeline
 
 
 _OF_A_RUN = (
@@ -11,6 +13,7 @@ _OF_A_RUN = (
     "metrics.jsonl",
     "model_index.json",
     "checkpoints",
+    "ema_snapshots",
     "samples",
     "loss.png",
     "unet",
@@ -53,3 +56,20 @@ def replace_pipeline(pipeline: DiffusionPipeline, output_dir: Path) -> None:
         else:
             path.replace(output_dir / path.name)
     shutil.rmtree(partial)
+
+
+def closing_words(output_dir: Path, pipeline: DiffusionPipeline) -> str:
+    """Where everything is, and the lines that load it."""
+    argument = "class_labels=[0, 1, 2]" if isinstance(pipeline, ClassConditionalDDPMPipeline) else "batch_size=16"
+    return f"""
+The trained pipeline is in {output_dir}: samples/ and loss.png show how it went, metrics.jsonl has the numbers,
+config.yaml repeats the run, checkpoints/ resumes it. Load it with
+
+    import ddpm_ext
+    from diffusers import DiffusionPipeline
+
+from ddpm_ext.pipelines import ClassConditionalDDPMPipeline
+
+    pipe = DiffusionPipeline.from_pretrained("{output_dir}")
+    images = pipe({argument}).images
+"""

@@ -42,7 +42,7 @@ from .checkpoints import (
 from .interruption import INTERRUPTED, Interruption
 from .logs import Logs
 from .loss_record import LossRecord
-from .output_folder import check_output_folder, clear_output_folder, replace_pipeline
+from .output_folder import check_output_folder, clear_output_folder, closing_words, replace_pipeline
 from .processes import check_processes, is_main_process, on_cpu, use_all_cores
 from .recipes import flatten, to_yaml
 from .state import TrainingState
@@ -240,21 +240,19 @@ class Run:
 
     def _sample_grid(self) -> Image.Image:
         logging = self.arguments.logging
-        pipeline = self.pipeline()
-        labels, columns = None, None
-        if isinstance(pipeline, ClassConditionalDDPMPipeline):
-            classes = pipeline.unet.num_classes
-            labels, columns = [i % classes for i in range(logging.eval_batch_size)], min(classes, 10)
         sampling = Sampling(
             seed=self.arguments.training.seed,
             batch_size=logging.eval_batch_size,
             num_inference_steps=logging.num_inference_steps,
             guidance_scale=getattr(logging, "guidance_scale", 1.0),
         )
+        pipeline = self.pipeline()
         pipeline.unet.eval()
+        classes = pipeline.unet.num_classes if isinstance(pipeline, ClassConditionalDDPMPipeline) else None
+        labels = classes and [i % classes for i in range(logging.eval_batch_size)]
         images = generate(pipeline, logging.eval_batch_size, sampling, labels, self.accelerator)
         self.network.train()
-        return image_grid(images, columns)
+        return image_grid(images, columns=classes and min(classes, 10))
 
     def save_pipeline(self) -> None:
         """Puts the pipeline at the root of the output folder."""
@@ -305,7 +303,7 @@ class Run:
         self.accelerator.end_training()
         if not self.accelerator.is_main_process:
             return
-        print(_closing_words(self.output_dir, self.pipeline()))
+        print(closing_words(self.output_dir, self.pipeline()))
         if self.arguments.logging.push_to_hub:
             self._push()
 
@@ -316,17 +314,3 @@ class Run:
             self.pipeline().push_to_hub(repository, private=logging.hub_private_repo, token=logging.hub_token)
         except Exception as error:  # whatever the network does, the model is trained and saved
             print(f"warning: `push_to_hub` to '{repository}' failed ({type(error).__name__}: {error}).")
-
-
-def _closing_words(output_dir: Path, pipeline: ImprovedDDPMPipeline) -> str:
-    argument = "class_labels=[0, 1, 2]" if isinstance(pipeline, ClassConditionalDDPMPipeline) else "batch_size=16"
-    return f"""
-The trained pipeline is in {output_dir}: samples/ and loss.png show how it went, metrics.jsonl has the numbers,
-config.yaml repeats the run, checkpoints/ resumes it. Load it with
-
-    import ddpm_ext
-    from diffusers import DiffusionPipeline
-
-    pipe = DiffusionPipeline.from_pretrained("{output_dir}")
-    images = pipe({argument}).images
-"""
