@@ -7,6 +7,7 @@ import pytest
 from accelerate.tracking import TensorBoardTracker
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from ddpm_ext.training import tracking
 from ddpm_ext.training.run import Run
 from tests.training_helpers import Script
 from tests.wandb_files import OfflineRun
@@ -92,3 +93,25 @@ def test_a_line_of_metrics_that_a_full_disk_cut_short_does_not_keep_a_run_from_r
         file.write('{"step": 13, "lo')
     script.run("train_unconditional", "--output_dir", str(tmp_path), "--resume")
     assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()][-1] == 12
+
+
+@pytest.mark.parametrize(
+    ("environment", "netrc", "mode"),
+    [
+        ({}, "", "offline"),
+        ({}, "machine api.wandb.ai login user password 0123\n", None),
+        ({}, "machine elsewhere.example login user password 0123\n", "offline"),
+        ({"WANDB_API_KEY": "0123"}, "", None),
+        ({"WANDB_MODE": "online"}, "", None),
+    ],
+)
+def test_wandb_runs_offline_where_it_would_have_to_ask(environment, netrc, mode, tmp_path, monkeypatch):
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "netrc").write_text(netrc)
+    (tmp_path / "netrc").chmod(0o600)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert tracking._wandb_mode() == mode

@@ -6,7 +6,6 @@ Every flag of diffusers' own `train_unconditional.py` is accepted with its meani
 """
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence

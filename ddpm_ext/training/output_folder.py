@@ -13,6 +13,7 @@ _OF_A_RUN = (
     "metrics.jsonl",
     "model_index.json",
     "checkpoints",
+    "logs",
     "ema_snapshots",
     "samples",
     "loss.png",
@@ -67,8 +68,6 @@ config.yaml repeats the run, checkpoints/ resumes it. Load it with
 
     import ddpm_ext
     from diffusers import DiffusionPipeline
-
-from ddpm_ext.pipelines import ClassConditionalDDPMPipeline
 
     pipe = DiffusionPipeline.from_pretrained("{output_dir}")
     images = pipe({argument}).images

@@ -43,10 +43,9 @@ from .interruption import INTERRUPTED, Interruption
 from .logs import Logs
 from .loss_record import LossRecord
 from .output_folder import check_output_folder, clear_output_folder, closing_words, replace_pipeline
-from .processes import check_processes, is_main_process, on_cpu, use_all_cores
+from .processes import check_processes, on_cpu, use_all_cores
 from .recipes import flatten, to_yaml
 from .state import TrainingState
-from .tracking import prepare_tracker
 
 
 class Run:
@@ -69,7 +68,6 @@ class Run:
         self.output_dir = Path(training.output_dir)
         resuming = training.resume or training.resume_from_checkpoint is not None
         check_output_folder(self.output_dir, training.overwrite_output_dir, resuming)
-        prepare_tracker(arguments.logging, speaks=is_main_process())
         self.accelerator = Accelerator(
             cpu=on_cpu(),
             gradient_accumulation_steps=training.gradient_accumulation_steps,

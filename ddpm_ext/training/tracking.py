@@ -1,9 +1,11 @@
 """The tracker of a run: W&B, TensorBoard or none. What goes wrong in it costs a warning, and not the run."""
 
+import netrc
 import os
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from urllib.parse import urlparse
 
 import numpy as np
 from accelerate import Accelerator
@@ -40,6 +42,7 @@ class Tracker:
             self.run_id = run_id or uuid.uuid4().hex[:8]
             title = self.arguments.run_name or self.output_dir.name
             options = {"dir": str(self.output_dir), "name": title, "id": self.run_id, "resume": "allow"}
+            options["mode"] = _wandb_mode()
         elif name == "tensorboard" and step > 0:
             options = {"purge_step": step + 1}  # what was written after the checkpoint will be written again
         flat = {key: _plain(value) for key, value in configuration.items()}
@@ -80,16 +83,27 @@ class Tracker:
             )
 
 
-def prepare_tracker(arguments: LoggingArguments, speaks: bool) -> None:
-    """W&B never asks a question: without a login, and unless WANDB_MODE says otherwise, it runs offline."""
-    if arguments.logger != "wandb":
-        return
-    import wandb
+def _wandb_mode() -> str | None:
+    """W&B never asks a question: without a login, and unless WANDB_MODE says otherwise, it is to run offline."""
+    if "WANDB_MODE" in os.environ or _has_wandb_login():
+        return None
+    print("note: no W&B login was found, so W&B runs offline; `wandb sync` uploads the run later.")
+    return "offline"
 
-    if "WANDB_MODE" not in os.environ and not wandb.api.api_key:
-        os.environ["WANDB_MODE"] = "offline"
-        if speaks:
-            print("note: no W&B login was found, so W&B runs offline; `wandb sync` uploads the run later.")
+
+def _has_wandb_login() -> bool:
+    """Whether W&B would find a key where `wandb login` leaves it; asked of the files, as W&B itself might ask back."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    home = Path.home()
+    for file in (os.environ.get("NETRC"), home / ".netrc", home / "_netrc"):
+        try:
+            if file is not None and netrc.netrc(file).authenticators(host) is not None:
+                return True
+        except (OSError, netrc.NetrcParseError):
+            continue
+    return False
 
 
 def _plain(value: object) -> int | float | str | bool:
