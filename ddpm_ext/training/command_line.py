@@ -25,7 +25,7 @@ _ALTERNATIVES = (
     ("save_images_steps", "save_images_epochs"),
 )
 
-_SECONDS_TO_BE_ENDED = 10
+_SECONDS_TO_BE_ENDED = 60
 
 
 def parse(kind: Kind, argv: Sequence[str] | None = None) -> Arguments:
