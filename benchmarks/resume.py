@@ -2,14 +2,14 @@
 
     OMP_NUM_THREADS=1 python benchmarks/resume.py     # about five minutes; tables go to benchmarks/results
 
-*Time to the first new step.* A run of the digits recipe is stopped after step 100. A copy of its checkpoint becomes one
-of step 100,000: the step, the place in the learning rate's schedule and in the average are set in the file, and nothing
-else, as nothing else tells where in the stream of data and random numbers a run is. Both are resumed in turn by fresh
-processes, which end after their first update. The processor time stands beside the time by the clock, which other work
-on the machine disturbs.
+*Time to the first new step.* A run of the digits recipe is stopped after step 100. A copy of its checkpoint becomes
+one of step 100,000: the step, the place in the learning rate's schedule and in the average are set in the file;
+nothing else tells where in the stream of data and random numbers a run is. Both are resumed in turn by fresh
+processes, which end after their first update. Processor time stands beside the time by the clock, which other work on
+the machine disturbs.
 
-*Overhead.* One run of the digits recipe draws every other update's flips, times, noise and crops the plain way, from one
-generator and for its own batch only, so that both ways share whatever else the machine does. A checkpoint is
+*Overhead.* One run of the digits recipe draws every other update's flips, times, noise and crops the plain way, from
+one generator and for its own batch only, so that both ways share whatever else the machine does. A checkpoint is
 written ten times as a whole (into a temporary folder that is renamed) and ten times in place, in turn; the difference
 is spread over the steps between two checkpoints.
 """
