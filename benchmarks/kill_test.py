@@ -80,7 +80,8 @@ def main() -> None:
 
 def _kill_and_resume(folder: Path, whole: Path, moment: float) -> Killed | None:
     """None where the run was faster than the moment."""
-    process = _start(folder)
+    recipe = ["--config", str(whole / "config.yaml")]  # the package's own may be edited meanwhile
+    process = _start(folder, *recipe)
     process.join(moment)
     process.kill()
     process.join()
@@ -91,7 +92,7 @@ def _kill_and_resume(folder: Path, whole: Path, moment: float) -> Killed | None:
     kept = list_checkpoints(checkpoints)
     after_step = int(kept[-1].name.split("-")[1]) if kept else 0
     while_writing = any(checkpoints.glob(".partial-*"))
-    _run_to_its_end(folder, "--resume")
+    _run_to_its_end(folder, *recipe, "--resume")
     is_same = all(_same_tensors(whole / file, folder / file) for file in FILES)
     return Killed(after_step, while_writing, is_same)
 
