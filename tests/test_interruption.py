@@ -1,11 +1,13 @@
 import os
 import signal
+import time
 
 import pytest
+from accelerate import Accelerator
 from diffusers import DiffusionPipeline
 
 from ddpm_ext.training import state
-from ddpm_ext.training.interruption import INTERRUPTED
+from ddpm_ext.training.interruption import INTERRUPTED, Interruption
 from ddpm_ext.training.run import Run
 from tests.training_helpers import Script, largest_difference, weights
 
@@ -48,3 +50,16 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_run(script: Script, tmp_path
     assert left == {"checkpoint-5", "checkpoint-12"}
     for name in left:
         DiffusionPipeline.from_pretrained(tmp_path / "checkpoints" / name)
+
+
+def test_what_a_launcher_repeats_at_once_counts_as_one_and_a_second_request_acts(monkeypatch):
+    """Ctrl-C in a terminal reaches a process twice under `accelerate launch`: from the terminal and the launcher."""
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    with Interruption(Accelerator(cpu=True)) as interruption:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        assert interruption.is_agreed(step=1)
+        now = 102.0
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)

@@ -6,8 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from accelerate.commands.config.config_args import load_config_from_file
 from diffusers import UNet2DModel
 
 from ddpm_ext.training import processes
@@ -15,6 +17,7 @@ from tests.training_helpers import Script, largest_difference, run_main, weights
 
 
 ROOT = Path(__file__).parents[1]
+CONFIGURATIONS = ROOT / "docs" / "accelerate"
 # Fifty updates, with the average; small steps, as Adam makes of the rounding of a gradient near zero a share of one.
 FIFTY = (
     "--block_out_channels 8 16 --layers_per_block 1 --attention_head_dim 8 --max_train_steps 50 --lr_warmup_steps 2 "
@@ -29,12 +32,13 @@ SCRIPTS = "ddpm_ext.train_scripts"
 
 
 def launch(script: str | Path, *argv: str) -> subprocess.CompletedProcess[str]:
-    """`accelerate launch` with two processes on the CPU, as README and docs say it."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    """`accelerate launch` with two processes on the CPU, as docs/distributed.md says it."""
+    configuration = str(CONFIGURATIONS / "two_processes_on_cpu.yaml")
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", configuration]
+    command += ["--main_process_port", "0"]  # any that is free
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.run(
-        [*command, str(script), *argv], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+        [*command, str(script), *argv], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900
     )
 
 
@@ -88,6 +92,7 @@ def test_a_global_batch_trains_the_same_network_however_it_is_divided(division, 
     """`resumed`: 25 updates by one process, then 25 by two. What is left is float32's order of summation."""
     for subfolder in ("unet", "checkpoints/checkpoint-50/unet_raw"):
         assert largest_difference(weights(alone, subfolder), weights(folder / division, subfolder)) < 5e-5
+    assert output_on_fixed_input(alone).abs().mean() > 1e-3  # it has learned something
     difference = output_on_fixed_input(folder / division) - output_on_fixed_input(alone)
     assert difference.abs().max() < 1e-5
 
@@ -115,8 +120,6 @@ def test_a_signal_to_one_process_stops_both_with_a_checkpoint(pair, folder):
 
 
 def test_two_processes_sample_the_images_of_one(pair, folder):
-    import numpy as np
-
     one, two = (np.load(folder / f"{name}.npz")["arr_0"] for name in ("alone", "pair"))
     assert one.shape == (7, 8, 8, 1)
     assert np.abs(one.astype(int) - two.astype(int)).max() <= 1  # batches of another size round otherwise
@@ -145,3 +148,9 @@ def test_a_launch_that_silently_starts_one_process_is_told(monkeypatch, capsys):
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     processes.check_processes()
     assert "this is one process" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGURATIONS.glob("*.yaml")), ids=lambda file: file.stem)
+def test_accelerate_understands_the_configurations(file):
+    loaded = load_config_from_file(str(file))
+    assert loaded.num_processes in (1, 2, 8, 16) and loaded.num_processes % loaded.num_machines == 0

@@ -94,8 +94,8 @@ class Run:
         if resume_from is not None:
             saved = check_same_run(resume_from, self._identity())
             self._tracker_run_id = saved.get("tracker_run_id")
-            check_same_network(resume_from, unet)
             with read_whole(resume_from):
+                check_same_network(resume_from, unet)
                 self.state.load(resume_from)
                 history = torch.load(resume_from / "state" / "timesteps.pt", weights_only=True)
                 self.timesteps.load_state_dict(history)
@@ -111,9 +111,8 @@ class Run:
             training, processes = self.arguments.training, self.accelerator.num_processes
             raise ValueError(
                 f"`train_batch_size` makes {self.global_batch_size} images per update ({training.train_batch_size}, "
-                "times "
-                f"{processes} processes, times {training.gradient_accumulation_steps} accumulation steps), but the "
-                f"data set has only {len(self.data)}: a global batch of at most that many is accepted."
+                f"times {processes} processes, times {training.gradient_accumulation_steps} accumulation steps), but "
+                f"the data set has only {len(self.data)}: a global batch of at most that many is accepted."
             )
 
     @property
