@@ -2,7 +2,8 @@
 
     accelerate launch --multi_gpu --num_processes 2 tests/run_jobs.py jobs.json
 
-`jobs.json` is a list of {"module", "argv"} and perhaps "signal_at": the step at which the last process gets a SIGTERM.
+`jobs.json` is a list of {"module", "argv"} and perhaps "signal_at": the step at which the last process gets a SIGTERM,
+or "sharded": the network is divided by FSDP, which accelerate itself offers on GPUs only, though it works on CPUs too.
 Beside it, process r writes the exit codes to `codes-<r>.json`.
 """
 
@@ -13,9 +14,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from accelerate import PartialState
+import pytest
+from accelerate import Accelerator, FullyShardedDataParallelPlugin, PartialState
+from accelerate.utils import DistributedType
 
 from ddpm_ext.training.run import Run
+from ddpm_ext.training.sharding import is_sharded
 from tests.training_helpers import run_main
 
 
@@ -32,12 +36,31 @@ def _signalled(step: int) -> Callable[..., None]:
     return update
 
 
+class _ShardingAccelerator(Accelerator):
+    def __init__(self, **options) -> None:
+        super().__init__(**options)
+        layers = ["ResnetBlock2D", "Attention"]
+        self.state.distributed_type = DistributedType.FSDP
+        self.state.fsdp_plugin = FullyShardedDataParallelPlugin(
+            fsdp_version=2, auto_wrap_policy="transformer_based_wrap", transformer_cls_names_to_wrap=layers
+        )
+
+    def prepare(self, *objects: object) -> tuple[object, ...]:
+        prepared = super().prepare(*objects)
+        assert is_sharded(prepared[0])
+        return prepared
+
+
 def _run(job: dict) -> int:
-    Run.update = _signalled(job["signal_at"]) if "signal_at" in job else _update
-    try:
-        run_main(job["module"], *job["argv"])
-    except SystemExit as ended:
-        return ended.code
+    with pytest.MonkeyPatch.context() as patch:
+        if "signal_at" in job:
+            patch.setattr(Run, "update", _signalled(job["signal_at"]))
+        if "sharded" in job:
+            patch.setattr("ddpm_ext.training.run.Accelerator", _ShardingAccelerator)
+        try:
+            run_main(job["module"], *job["argv"])
+        except SystemExit as ended:
+            return ended.code
     return 0
 
 

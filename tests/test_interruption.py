@@ -36,14 +36,14 @@ def test_a_run_told_to_stop_finishes_its_step_and_resumes_to_the_same_weights(
 
 
 def test_a_full_disk_costs_a_checkpoint_and_not_the_run(script: Script, tmp_path, monkeypatch):
-    save = state.TrainingState.save
+    write = state.SavedState.write
 
-    def disk_is_full_at_step_10(self: state.TrainingState, checkpoint) -> None:
-        save(self, checkpoint)
-        if self.step == 10:
+    def disk_is_full_at_step_10(self: state.SavedState, checkpoint) -> None:
+        write(self, checkpoint)
+        if self.training["step"] == 10:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(state.TrainingState, "save", disk_is_full_at_step_10)
+    monkeypatch.setattr(state.SavedState, "write", disk_is_full_at_step_10)
     said = script.run("train_unconditional", "--output_dir", str(tmp_path))
     assert "checkpoint-10 could not be written" in said and "No space left on device" in said
     left = {path.name for path in (tmp_path / "checkpoints").iterdir()}

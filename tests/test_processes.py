@@ -11,6 +11,7 @@ import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from diffusers import UNet2DModel
+from safetensors.torch import load_file
 
 from ddpm_ext.training import processes
 from tests.training_helpers import Script, largest_difference, run_main, weights
@@ -23,7 +24,7 @@ FIFTY = (
     "--block_out_channels 8 16 --layers_per_block 1 --attention_head_dim 8 --max_train_steps 50 --lr_warmup_steps 2 "
     "--learning_rate 1e-4 "
     "--checkpointing_steps 25 --logging_steps 10 --save_images_steps 100 --num_inference_steps 5 --eval_batch_size 5 "
-    "--random_flip --logger none"
+    "--random_flip --ema_sigma_rel 0.05 0.1 --logger none"
 ).split()
 ONE, TWO = ["--train_batch_size", "8"], ["--train_batch_size", "4"]
 HALVES = [*TWO, "--gradient_accumulation_steps", "2"]
@@ -69,6 +70,12 @@ def pair(folder, alone) -> Path:
         {"module": train, "argv": ["--output_dir", "resumed", "--resume_from_checkpoint", str(checkpoint)]},
         {"module": train, "argv": ["--output_dir", "stopped"], "signal_at": 7},
         {"module": train, "argv": ["--output_dir", "adapted", "--timestep_sampler", "loss_second_moment"]},
+        {"module": train, "argv": ["--output_dir", "sharded"], "sharded": True},
+        {
+            "module": train,
+            "argv": ["--output_dir", "resharded", "--resume_from_checkpoint", str(checkpoint)],
+            "sharded": True,
+        },
     ]
     for job in jobs:
         job["argv"] = [*FIFTY, *TWO, job["argv"][0], str(folder / job["argv"][1]), *job["argv"][2:]]
@@ -77,6 +84,8 @@ def pair(folder, alone) -> Path:
     (folder / "jobs.json").write_text(json.dumps(jobs))
     ended = launch(ROOT / "tests" / "run_jobs.py", str(folder / "jobs.json"))
     assert ended.returncode == 0, ended.stderr[-3000:]
+    resume = ["--resume_from_checkpoint", folder / "sharded" / "checkpoints" / "checkpoint-25"]
+    run_main(train, *FIFTY, *ONE, "--output_dir", folder / "gathered", *resume)
     return folder / "pair"
 
 
@@ -87,11 +96,16 @@ def output_on_fixed_input(folder: Path) -> torch.Tensor:
         return unet(x, torch.arange(0, 1000, 63)).sample
 
 
-@pytest.mark.parametrize("division", ["pair", "halves", "resumed"])
+@pytest.mark.parametrize("division", ["pair", "halves", "resumed", "sharded", "resharded", "gathered"])
 def test_a_global_batch_trains_the_same_network_however_it_is_divided(division, pair, alone, folder):
-    """`resumed`: 25 updates by one process, then 25 by two. What is left is float32's order of summation."""
+    """`resumed`: 25 updates by one process, then 25 by two. `sharded`: each process holds half of the network, from
+    the first update or (`resharded`) from the 26th, or (`gathered`) up to the 25th. What is left is float32's order of
+    summation."""
     for subfolder in ("unet", "checkpoints/checkpoint-50/unet_raw"):
         assert largest_difference(weights(alone, subfolder), weights(folder / division, subfolder)) < 5e-5
+    for width in ("0.050", "0.100"):
+        file = f"checkpoints/checkpoint-50/ema/sigma_rel-{width}.safetensors"
+        assert largest_difference(load_file(alone / file), load_file(folder / division / file)) < 5e-5
     assert output_on_fixed_input(alone).abs().mean() > 1e-3  # it has learned something
     difference = output_on_fixed_input(folder / division) - output_on_fixed_input(alone)
     assert difference.abs().max() < 1e-5
@@ -115,7 +129,7 @@ def test_the_processes_log_what_one_would(pair, alone):
 
 def test_a_signal_to_one_process_stops_both_with_a_checkpoint(pair, folder):
     codes = [json.loads((folder / f"codes-{rank}.json").read_text()) for rank in (0, 1)]
-    assert codes[0] == codes[1] == [0, 0, 0, 75, 0, 0]
+    assert codes[0] == codes[1] == [0, 0, 0, 75, 0, 0, 0, 0]
     assert [path.name for path in (folder / "stopped" / "checkpoints").iterdir()] == ["checkpoint-10"]
 
 

@@ -12,6 +12,7 @@ of the difference between the widths 0.07 and 0.10 (measured after 96 steps on t
 import math
 import os
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from tqdm.auto import tqdm
 
 from .checkpoints import WRITE_ERRORS
 from .post_hoc_ema import Profile, gamma_from_sigma_rel, share_of_newest
+from .sharding import fill, whole
 
 
 SNAPSHOTS_PER_RUN = 32
@@ -55,6 +57,12 @@ class PowerEMA:
         """The average of this width by the parameters' names; a view, not a copy."""
         return dict(zip(self.names, self._averages[sigma_rel], strict=True))
 
+    def whole(self) -> "PowerEMA":
+        """Itself with all of each average, where each process has only its share; every process must ask."""
+        copied = copy(self)
+        copied._averages = {sigma_rel: [whole(tensor) for tensor in own] for sigma_rel, own in self._averages.items()}
+        return copied
+
     def save(self, folder: Path) -> None:
         """Writes `folder`, new: a file of each width."""
         folder.mkdir()
@@ -68,8 +76,7 @@ class PowerEMA:
         for sigma_rel, averages in self._averages.items():
             path = folder / f"{_name(sigma_rel)}.safetensors"
             saved = load_file(path)
-            for name, average in zip(self.names, averages, strict=True):
-                average.copy_(saved[name])
+            fill(averages, (saved[name] for name in self.names))
             self.updates = int(_metadata(path)["updates"])
 
 

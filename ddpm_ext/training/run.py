@@ -45,6 +45,7 @@ from .loss_record import LossRecord
 from .output_folder import check_output_folder, clear_output_folder, closing_words, replace_pipeline
 from .processes import check_processes, on_cpu, use_all_cores
 from .recipes import flatten, to_yaml
+from .sharding import check_distribution
 from .state import TrainingState
 
 
@@ -76,6 +77,7 @@ class Run:
             project_dir=str(self.output_dir / arguments.logging.logging_dir),
         )
         check_processes()
+        check_distribution(self.accelerator)
         use_all_cores()
         world = self.accelerator.num_processes
         self.global_batch_size = training.train_batch_size * world * training.gradient_accumulation_steps
@@ -253,19 +255,21 @@ class Run:
 
     def save_pipeline(self) -> None:
         """Puts the pipeline at the root of the output folder."""
+        pipeline = self.pipeline()
         if self.accelerator.is_main_process:
-            replace_pipeline(self.pipeline(), self.output_dir)
+            replace_pipeline(pipeline, self.output_dir)
         self.accelerator.wait_for_everyone()
 
     def save_checkpoint(self) -> None:
         """Writes `checkpoints/checkpoint-<step>`: a pipeline as it would be saved now, the raw weights in `unet_raw`
         where the pipeline has averaged ones, and in `state` what resuming needs besides."""
         folder = self.output_dir / "checkpoints"
+        pipeline, state = self.pipeline(), self.state.to_save()
         if self.accelerator.is_main_process:
             try:
                 with written_whole(folder / f"checkpoint-{self.step}") as partial:
-                    self.pipeline().save_pretrained(str(partial))
-                    self.state.save(partial)
+                    pipeline.save_pretrained(str(partial))
+                    state.write(partial)
                     torch.save(self.timesteps.state_dict(), partial / "state" / "timesteps.pt")
                     about = {**self._identity(), "tracker_run_id": self.logs.tracker.run_id}
                     (partial / "state" / "run.json").write_text(json.dumps(about, indent=2) + "\n")
@@ -296,18 +300,19 @@ class Run:
     def finish(self) -> None:
         """Saves the pipeline, uploads it if asked, and says where everything is and how to load it."""
         self.save_pipeline()
+        pipeline = self.pipeline()
         self.logs.finish()
         self.accelerator.end_training()
         if not self.accelerator.is_main_process:
             return
-        print(closing_words(self.output_dir, self.pipeline()))
+        print(closing_words(self.output_dir, pipeline))
         if self.arguments.logging.push_to_hub:
-            self._push()
+            self._push(pipeline)
 
-    def _push(self) -> None:
+    def _push(self, pipeline: ImprovedDDPMPipeline) -> None:
         logging = self.arguments.logging
         repository = logging.hub_model_id or self.output_dir.name
         try:
-            self.pipeline().push_to_hub(repository, private=logging.hub_private_repo, token=logging.hub_token)
+            pipeline.push_to_hub(repository, private=logging.hub_private_repo, token=logging.hub_token)
         except Exception as error:  # whatever the network does, the model is trained and saved
             print(f"warning: `push_to_hub` to '{repository}' failed ({type(error).__name__}: {error}).")

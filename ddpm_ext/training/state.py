@@ -1,9 +1,12 @@
 """What an update changes and a checkpoint holds: the network, its optimizer and schedule, and its averages."""
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from diffusers import UNet2DModel
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
@@ -11,6 +14,7 @@ from torch import Tensor
 
 from .arguments import TrainingArguments
 from .ema import PowerEMA, SnapshotWriter, check_same_widths
+from .sharding import fill, is_sharded, load_optimizer_state, optimizer_state, whole
 
 
 class TrainingState:
@@ -22,7 +26,9 @@ class TrainingState:
         self.accelerator = accelerator
         self.arguments = arguments
         self.step = 0
-        unet.to(memory_format=torch.channels_last)  # a sixth faster on a CPU, more on a GPU
+        self._network_class = type(unet)  # FSDP gives the prepared one a class of its own
+        if accelerator.distributed_type != DistributedType.FSDP:  # which divides only what is contiguous
+            unet.to(memory_format=torch.channels_last)  # a sixth faster on a CPU, more on a GPU
         optimizer = torch.optim.AdamW(
             unet.parameters(),
             lr=arguments.learning_rate,
@@ -62,12 +68,17 @@ class TrainingState:
 
     def averaged_unet(self) -> UNet2DModel:
         """The network to sample from: a copy with the averaged weights, or itself where there is no average."""
-        if self.ema is None:
-            return self.unet
-        averaged = type(self.unet).from_config(self.unet.config)
-        averaged.to(self.accelerator.device, memory_format=torch.channels_last)
-        self.ema.copy_to(averaged.parameters())
-        return averaged
+        return self.raw_unet() if self.ema is None else self._copy(self.ema.shadow_params)
+
+    def raw_unet(self) -> UNet2DModel:
+        """The network that is trained: itself, or a whole copy where the processes share it out."""
+        return self._copy(self.network.parameters()) if is_sharded(self.network) else self.unet
+
+    def _copy(self, parameters: Iterable[Tensor]) -> UNet2DModel:
+        copy = self._network_class.from_config(self.unet.config)
+        copy.to(self.accelerator.device, memory_format=torch.channels_last)
+        fill(copy.parameters(), (whole(parameter) for parameter in parameters))
+        return copy
 
     def update(self) -> Tensor:
         """Clips the gradients, updates weights, schedule and average; returns the gradients' norm before clipping."""
@@ -81,41 +92,55 @@ class TrainingState:
             if self.power_ema is not None:
                 self.power_ema.update(self.network.parameters())
         self.step += 1
-        if self.power_ema is not None and self.accelerator.is_main_process and self.snapshots.is_due(self.step):
-            self.snapshots.write(self.power_ema, self.step)
-        return norm
+        if self.power_ema is not None and self.snapshots.is_due(self.step):
+            averages = self.power_ema.whole()
+            if self.accelerator.is_main_process:
+                self.snapshots.write(averages, self.step)
+        return whole(norm)
 
-    def save(self, checkpoint: Path) -> None:
-        """Adds to `checkpoint`, which holds the pipeline, what resuming needs besides."""
-        if self.ema is not None:
-            self.unet.save_pretrained(checkpoint / "unet_raw")
-        if self.power_ema is not None:
-            self.power_ema.save(checkpoint / "ema")
-        state = {
+    def to_save(self) -> "SavedState":
+        """What a checkpoint holds besides the pipeline, whole; every process is to call it, and the first to write."""
+        training = {
             "step": self.step,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": optimizer_state(self.unet, self.optimizer.optimizer),
             "lr_scheduler": self.lr_scheduler.state_dict(),
             "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
             "ema_step": self.ema.optimization_step if self.ema else None,
         }
-        (checkpoint / "state").mkdir()
-        torch.save(state, checkpoint / "state" / "training.pt")
+        raw_unet = self.raw_unet() if self.ema is not None else None
+        return SavedState(training, raw_unet, self.power_ema.whole() if self.power_ema is not None else None)
 
     def load(self, checkpoint: Path) -> None:
         """Takes up the state that `checkpoint` holds."""
         check_same_widths(checkpoint, self.arguments.ema_sigma_rel)
-        load = type(self.unet).from_pretrained
-        self.unet.load_state_dict(load(checkpoint, subfolder="unet_raw" if self.ema else "unet").state_dict())
+        load = self._network_class.from_pretrained
+        fill(self.network.parameters(), load(checkpoint, subfolder="unet_raw" if self.ema else "unet").parameters())
         state = torch.load(checkpoint / "state" / "training.pt", map_location="cpu", weights_only=True)
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer_state(self.unet, self.optimizer.optimizer, state["optimizer"])
         self.lr_scheduler.load_state_dict(state["lr_scheduler"])
         if self.accelerator.scaler and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         if self.ema is not None:
-            averaged = load(checkpoint, subfolder="unet")
-            for shadow, parameter in zip(self.ema.shadow_params, averaged.parameters(), strict=True):
-                shadow.copy_(parameter.detach())
+            fill(self.ema.shadow_params, load(checkpoint, subfolder="unet").parameters())
             self.ema.optimization_step = state["ema_step"]
         if self.power_ema is not None:
             self.power_ema.load(checkpoint / "ema")
         self.step = self.snapshots.start = state["step"]
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """What a checkpoint holds besides the pipeline: `raw_unet` where the pipeline has averaged weights."""
+
+    training: dict[str, object]
+    raw_unet: UNet2DModel | None
+    power_ema: PowerEMA | None
+
+    def write(self, checkpoint: Path) -> None:
+        """Adds it to `checkpoint`, which holds the pipeline."""
+        if self.raw_unet is not None:
+            self.raw_unet.save_pretrained(checkpoint / "unet_raw")
+        if self.power_ema is not None:
+            self.power_ema.save(checkpoint / "ema")
+        (checkpoint / "state").mkdir()
+        torch.save(self.training, checkpoint / "state" / "training.pt")
