@@ -12,6 +12,9 @@ the machine disturbs.
 one generator and for its own batch only, so that both ways share whatever else the machine does. A checkpoint is
 written ten times as a whole (into a temporary folder that is renamed) and ten times in place, in turn; the difference
 is spread over the steps between two checkpoints.
+
+*A checkpoint.* The network of Ho et al. (2020) for CIFAR-10, its optimizer and two power-function averages, after one
+update: by the clock, from the start of writing to the name that makes it whole.
 """
 
 import argparse
@@ -28,6 +31,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from tables import write_result
 from torch import Tensor
 
 from ddpm_ext.randomness import Draws
@@ -178,6 +182,44 @@ def _written_in_place(target: Path) -> Iterator[Path]:
     yield target
 
 
+# ------------------------------------------------------------------ a checkpoint
+
+
+CIFAR_10 = (
+    "--dataset_name digits --resolution 32 --image_channels 3 --block_out_channels 128 256 256 256 --layers_per_block 2 "
+    "--attention_resolutions 16 --attention_head_dim 256 --train_batch_size 2 --ema_sigma_rel 0.05 0.10 "
+    "--max_train_steps 2 --lr_warmup_steps 0"
+).split()
+
+
+def checkpoint_seconds(repeats: int) -> tuple[list[float], int, int]:
+    """The time of each writing, its size in bytes, and the number of the network's parameters."""
+    seconds: list[float] = []
+    found = {}
+    after_update = Run._after_update
+
+    def saves(run: Run, stops: bool) -> None:
+        for _ in range(repeats):
+            began = time.perf_counter()
+            run.save_checkpoint()
+            seconds.append(time.perf_counter() - began)
+        (checkpoint,) = (run.output_dir / "checkpoints").iterdir()
+        found["bytes"] = sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file())
+        found["parameters"] = run.state.unet.num_parameters()
+        raise Enough
+
+    Run._after_update = saves
+    try:
+        with tempfile.TemporaryDirectory() as root:
+            sys.argv = ["train_unconditional.py", *QUIET, *CIFAR_10, "--output_dir", str(Path(root) / "run")]
+            train_unconditional.main()
+    except Enough:
+        pass
+    finally:
+        Run._after_update = after_update
+    return seconds, found["bytes"], found["parameters"]
+
+
 # ------------------------------------------------------------------ tables
 
 
@@ -190,9 +232,8 @@ def main() -> None:
     if arguments.train_until is not None:
         train_until(arguments.train_until, rest)
         return
-    from tables import write_result
-
     torch.set_num_threads(1)
+    _write_checkpoint_table(*checkpoint_seconds(arguments.repeats))
     updates, checkpoints = overhead(arguments.steps)
     times = resume_times(arguments.repeats)
     rows = [
@@ -218,6 +259,15 @@ def main() -> None:
         "turns in one run, by `benchmarks/resume.py` (one thread)."
     )
     write_result("exactness_overhead", caption, ["", "exact", "plain", "overhead"], rows)
+
+
+def _write_checkpoint_table(seconds: list[float], size_bytes: int, parameters: int) -> None:
+    row = [f"{parameters / 1e6:.1f} million", f"{size_bytes / 2**20:,.0f} MiB", f"{median(seconds):.1f} s"]
+    caption = (
+        "The network of Ho et al. (2020) for CIFAR-10 with its optimizer and two averages, median of "
+        f"{len(seconds)} on a local disk, by `benchmarks/resume.py`."
+    )
+    write_result("checkpoint", caption, ["parameters", "checkpoint", "written in"], [row])
 
 
 if __name__ == "__main__":

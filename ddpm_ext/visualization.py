@@ -1,9 +1,12 @@
 """Pictures of what a model makes and how it learns; each function returns a figure or an image, and writes nothing."""
 
+import io
 import math
 from collections.abc import Sequence
 
 import matplotlib
+import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
@@ -30,9 +33,7 @@ def loss_curve(steps: Sequence[int], losses: Sequence[float], title: str = "") -
         average = keep * average + (1 - keep) * loss
         weight = keep * weight + (1 - keep)  # what the average has seen so far: it starts from nothing
         smooth.append(average / weight)
-    with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(7, 4), layout="constrained")
-        axes = figure.add_subplot()
+    figure, axes = _axes()
     axes.plot(steps, losses, color="#9db7d5", linewidth=1, label="loss")
     axes.plot(steps, smooth, color="#1f4e8c", linewidth=1.8, label="smoothed")
     if min(losses) > 0:
@@ -40,3 +41,34 @@ def loss_curve(steps: Sequence[int], losses: Sequence[float], title: str = "") -
     axes.set(xlabel="step", ylabel="training loss", title=title)
     axes.legend(frameon=False)
     return figure
+
+
+def loss_per_timestep(sums: Tensor, counts: Tensor, title: str = "", bins: int = 100) -> Figure:
+    """The mean loss of each timestep, by `sums` of losses and their `counts`, both (T,), in `bins` bins of timesteps.
+
+    Bins that no loss fell into are left out.
+    """
+    width = math.ceil(len(counts) / bins)
+    total, count = (torch.stack([part.sum() for part in tensor.split(width)]) for tensor in (sums, counts))
+    middle = torch.arange(len(count)) * width + (width - 1) / 2
+    seen = count > 0
+    figure, axes = _axes()
+    means = (total / count)[seen]
+    axes.plot(middle[seen].tolist(), means.tolist(), color="#1f4e8c", linewidth=1.8)
+    if bool((means > 0).all()):
+        axes.set_yscale("log")
+    axes.set(xlabel="timestep", ylabel="training loss", title=title)
+    return figure
+
+
+def as_image(figure: Figure, dpi: int = 120) -> Image.Image:
+    """The figure as pixels."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return Image.open(buffer)
+
+
+def _axes() -> tuple[Figure, Axes]:
+    with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(7, 4), layout="constrained")
+        return figure, figure.add_subplot()

@@ -24,7 +24,7 @@ FIFTY = (
     "--block_out_channels 8 16 --layers_per_block 1 --attention_head_dim 8 --max_train_steps 50 --lr_warmup_steps 2 "
     "--learning_rate 1e-4 "
     "--checkpointing_steps 25 --logging_steps 10 --save_images_steps 100 --num_inference_steps 5 --eval_batch_size 5 "
-    "--random_flip --ema_sigma_rel 0.05 0.1 --logger none"
+    "--random_flip --ema_sigma_rel 0.05 0.1 --eval_steps 50 --eval_images 100 --logger none"
 ).split()
 ONE, TWO = ["--train_batch_size", "8"], ["--train_batch_size", "4"]
 HALVES = [*TWO, "--gradient_accumulation_steps", "2"]
@@ -120,9 +120,11 @@ def test_in_float64_the_division_leaves_nothing(division, pair, folder):
 
 def test_the_processes_log_what_one_would(pair, alone):
     rows = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (pair, alone)]
-    assert [row["step"] for row in rows[0]] == [10, 20, 25, 30, 40, 50]
-    assert rows[0][-1]["images_seen"] == 400
-    for two, one in zip(*rows, strict=True):
+    assert [row["step"] for row in rows[0]] == [10, 20, 25, 30, 40, 50, 50]
+    assert rows[0][-2]["images_seen"] == 400
+    for name in ("held_out_bits_per_dim", "held_out_bits_per_dim_standard_error"):
+        assert rows[0][-1][name] == pytest.approx(rows[1][-1][name], rel=1e-4)
+    for two, one in zip(rows[0][:-1], rows[1][:-1], strict=True):
         for name in ("loss", "loss_quarter_1", "gradient_norm", "learning_rate", "epoch"):
             assert two[name] == pytest.approx(one[name], rel=1e-4)
 

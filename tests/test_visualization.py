@@ -3,7 +3,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from ddpm_ext.visualization import image_grid, loss_curve
+from ddpm_ext.visualization import as_image, image_grid, loss_curve, loss_per_timestep
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -69,3 +69,15 @@ def test_drawing_leaves_matplotlib_as_it_was():
     before = dict(matplotlib.rcParams)
     loss_curve([1], [0.5])
     assert dict(matplotlib.rcParams) == before
+
+
+def test_the_loss_per_timestep_is_the_mean_of_each_bin_where_there_is_one():
+    counts = torch.tensor([1.0, 3.0, 0.0, 0.0, 2.0, 0.0])
+    sums = torch.tensor([1.0, 7.0, 0.0, 0.0, 1.0, 0.0])
+    (line,) = loss_per_timestep(sums, counts, bins=3).axes[0].lines
+    assert line.get_xdata() == pytest.approx([0.5, 4.5])
+    assert line.get_ydata() == pytest.approx([2.0, 0.5])
+
+
+def test_a_figure_becomes_pixels():
+    assert as_image(loss_curve([1, 2], [1.0, 0.5]), dpi=50).size == (350, 200)

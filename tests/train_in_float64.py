@@ -1,6 +1,7 @@
 """The unconditional training script in float64, where rounding leaves nothing of another order of summation; the
 weights go to `float64.pt` in the output folder."""
 
+from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,8 +23,7 @@ def main() -> None:
     loss_of = build_loss(arguments, process, parameterization)
     run = Run(arguments, unet, data, timesteps, lambda unet: ImprovedDDPMPipeline(unet, scheduler))
     run.save_checkpoint = run.save_pipeline = lambda: None  # they are for float32
-    run._sample_grid = lambda: None
-    run.logs.samples = lambda step, grid: None
+    run.pipeline = lambda: ImprovedDDPMPipeline(deepcopy(unet).float(), scheduler)  # for the samples at the end
     for batch in run.batches():
         x_0 = batch["images"].double()
         noise = run.random.normal("noise", *data.shape).double()

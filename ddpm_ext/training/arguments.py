@@ -237,6 +237,10 @@ class LoggingArguments(Group):
         metavar="STEPS",
         alias="--ddpm_num_inference_steps",
     )
+    eval_steps: Count | None = flag(
+        None, "Updates between two measurements of bits/dim on the held-out split (default: none).", metavar="STEPS"
+    )
+    eval_images: Count = flag(256, "Images of the held-out split that are measured.")
     push_to_hub: Switch = flag(False, "Upload the pipeline when it is saved.")
     hub_token: Text | None = flag(
         None, "Token to upload with (default: that of `hf auth login`); never written to a file."

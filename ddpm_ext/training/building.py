@@ -21,12 +21,21 @@ from .processes import is_main_process
 
 def load_training_images(arguments: Arguments) -> ImageData:
     """The split that is trained on; of several processes, the main one shows how the reading goes."""
+    return _load_split(arguments, arguments.data.train_split)
+
+
+def load_held_out_images(arguments: Arguments) -> ImageData:
+    """The split that is held out; it must have the channels of the one that is trained on."""
+    return _load_split(arguments, arguments.data.test_split)
+
+
+def _load_split(arguments: Arguments, split: str) -> ImageData:
     data = arguments.data
     return load_images(
         dataset_name=data.dataset_name,
         dataset_config_name=data.dataset_config_name,
         train_data_dir=data.train_data_dir,
-        split=data.train_split,
+        split=split,
         resolution=data.resolution,
         center_crop=data.center_crop,
         image_channels=data.image_channels,

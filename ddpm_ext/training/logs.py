@@ -9,9 +9,10 @@ import psutil
 import torch
 from accelerate import Accelerator
 from PIL import Image
+from torch import Tensor
 from tqdm.auto import tqdm
 
-from ddpm_ext.visualization import loss_curve
+from ddpm_ext.visualization import as_image, loss_curve, loss_per_timestep
 
 from .arguments import LoggingArguments
 from .tracking import Tracker
@@ -64,6 +65,13 @@ class Logs:
         speed = self._images / (now - self._since)
         values = {**values, "images_per_second": speed, "memory_gib": _memory_gib(self.accelerator.device)}
         self._since, self._images = now, 0
+        self.measurements(step, values)
+        self.bar.set_postfix_str(f"loss {values['loss']:.4f}, {speed:,.0f} images/s")
+
+    def measurements(self, step: int, values: dict[str, float]) -> None:
+        """Records `values` under `step`, as they are."""
+        if not self.accelerator.is_main_process:
+            return
         self.tracker.log(values, step)
         row = {"step": step, **{name: _rounded(value) for name, value in values.items()}}
         self.history.append(row)
@@ -72,19 +80,26 @@ class Logs:
                 file.write(json.dumps(row) + "\n")
         except OSError as error:
             self.warn(f"the metrics of step {step} could not be written ({error})")
-        self.bar.set_postfix_str(f"loss {values['loss']:.4f}, {speed:,.0f} images/s")
 
     def samples(self, step: int, grid: Image.Image) -> None:
         """Writes `samples/step-<step>.png` and gives the grid to the tracker."""
         if not self.accelerator.is_main_process:
             return
-        path = self.output_dir / "samples" / f"step-{step:06d}.png"
+        (self.output_dir / "samples").mkdir(exist_ok=True)
+        self._picture("samples", self.output_dir / "samples" / f"step-{step:06d}.png", grid, step)
+
+    def loss_per_timestep(self, step: int, sums: Tensor) -> None:
+        """Draws `loss_per_timestep.png` from sums and numbers of losses, (T, 2), and gives it to the tracker."""
+        if self.accelerator.is_main_process and sums[:, 1].any():
+            picture = as_image(loss_per_timestep(sums[:, 0], sums[:, 1], f"{self.output_dir.name}, step {step:,}"))
+            self._picture("loss_per_timestep", self.output_dir / "loss_per_timestep.png", picture, step)
+
+    def _picture(self, name: str, path: Path, picture: Image.Image, step: int) -> None:
         try:
-            path.parent.mkdir(exist_ok=True)
-            grid.save(path)
+            picture.save(path)
         except OSError as error:
             self.warn(f"{path.name} could not be written ({error})")
-        self.tracker.image("samples", np.asarray(grid.convert("RGB")), step)
+        self.tracker.image(name, np.asarray(picture.convert("RGB")), step)
 
     def resume_clock(self) -> None:
         """Forgets the time since the last metrics, in which something else than training was done."""

@@ -17,6 +17,7 @@ _OF_A_RUN = (
     "ema_snapshots",
     "samples",
     "loss.png",
+    "loss_per_timestep.png",
     "unet",
     "scheduler",
 )

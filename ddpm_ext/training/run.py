@@ -18,15 +18,12 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from diffusers import UNet2DModel
-from PIL import Image
 from torch import Tensor
 
 from ddpm_ext.data.images import Draw, ImageData
 from ddpm_ext.diffusion import LossSecondMomentTimesteps, UniformTimesteps
-from ddpm_ext.evaluation.generate import Sampling, generate
-from ddpm_ext.pipelines import ClassConditionalDDPMPipeline, ImprovedDDPMPipeline
+from ddpm_ext.pipelines import ImprovedDDPMPipeline
 from ddpm_ext.randomness import DataOrder, Draws, seed_for
-from ddpm_ext.visualization import image_grid
 
 from .arguments import Arguments
 from .checkpoints import (
@@ -39,12 +36,14 @@ from .checkpoints import (
     remove_oldest,
     written_whole,
 )
+from .held_out import HeldOut
 from .interruption import INTERRUPTED, Interruption
 from .logs import Logs
 from .loss_record import LossRecord
 from .output_folder import check_output_folder, clear_output_folder, closing_words, replace_pipeline
 from .processes import check_processes, on_cpu, use_all_cores
 from .recipes import flatten, to_yaml
+from .samples import sample_grid
 from .sharding import check_distribution
 from .state import TrainingState
 
@@ -85,6 +84,7 @@ class Run:
         self.total_steps = training.max_train_steps or training.num_epochs * self.steps_per_epoch
         resume_from = self._checkpoint_to_resume()
         self._check_batches()
+        self.held_out = HeldOut(arguments, data, self.accelerator) if arguments.logging.eval_steps else None
 
         self.state = TrainingState(self.accelerator, unet, training, self.total_steps)
         self._order = DataOrder(len(data), training.seed)
@@ -202,11 +202,19 @@ class Run:
         if stops and not last:
             self._exit_interrupted()
         image_steps = logging.save_images_steps or logging.save_images_epochs * self.steps_per_epoch
-        if self.step % image_steps == 0 or last:
-            self.logs.samples(self.step, self._sample_grid())
+        draws = self.step % image_steps == 0 or last
+        measures = self.held_out is not None and (self.step % logging.eval_steps == 0 or last)
+        if draws or measures:
+            pipeline = self.pipeline()
+            if draws:
+                self.logs.samples(self.step, sample_grid(pipeline, self.arguments, self.accelerator))
+                self.logs.loss_per_timestep(self.step, self._losses.by_timestep(self.accelerator))
+            if measures:
+                self.logs.measurements(self.step, self.held_out.measure(pipeline))
+            self.network.train()
         if self.step % (logging.save_model_epochs * self.steps_per_epoch) == 0 and not last:
             self.save_pipeline()
-        if checkpoint_due:
+        if checkpoint_due or draws or measures:
             self.logs.resume_clock()
 
     def _exit_interrupted(self) -> None:
@@ -229,6 +237,7 @@ class Run:
         values["images_seen"] = self.step * self.global_batch_size
         if self.state.ema is not None:
             values["ema_decay"] = self.state.ema.cur_decay_value
+            values["ema_width_steps"] = 1 / (1 - self.state.ema.cur_decay_value)
         self.logs.metrics(self.step, values)
 
     # ------------------------------------------------------------------ what is kept
@@ -236,22 +245,6 @@ class Run:
     def pipeline(self) -> ImprovedDDPMPipeline:
         """The pipeline as it would be saved now: of the averaged weights where there is an average."""
         return self.make_pipeline(self.state.averaged_unet())
-
-    def _sample_grid(self) -> Image.Image:
-        logging = self.arguments.logging
-        sampling = Sampling(
-            seed=self.arguments.training.seed,
-            batch_size=logging.eval_batch_size,
-            num_inference_steps=logging.num_inference_steps,
-            guidance_scale=getattr(logging, "guidance_scale", 1.0),
-        )
-        pipeline = self.pipeline()
-        pipeline.unet.eval()
-        classes = pipeline.unet.num_classes if isinstance(pipeline, ClassConditionalDDPMPipeline) else None
-        labels = classes and [i % classes for i in range(logging.eval_batch_size)]
-        images = generate(pipeline, logging.eval_batch_size, sampling, labels, self.accelerator)
-        self.network.train()
-        return image_grid(images, columns=classes and min(classes, 10))
 
     def save_pipeline(self) -> None:
         """Puts the pipeline at the root of the output folder."""
