@@ -186,9 +186,9 @@ def _written_in_place(target: Path) -> Iterator[Path]:
 
 
 CIFAR_10 = (
-    "--dataset_name digits --resolution 32 --image_channels 3 --block_out_channels 128 256 256 256 --layers_per_block 2 "
-    "--attention_resolutions 16 --attention_head_dim 256 --train_batch_size 2 --ema_sigma_rel 0.05 0.10 "
-    "--max_train_steps 2 --lr_warmup_steps 0"
+    "--dataset_name digits --resolution 32 --image_channels 3 --block_out_channels 128 256 256 256 "
+    "--layers_per_block 2 --attention_resolutions 16 --attention_head_dim 256 --train_batch_size 2 "
+    "--ema_sigma_rel 0.05 0.10 --max_train_steps 2 --lr_warmup_steps 0"
 ).split()
 
 
