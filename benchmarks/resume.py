@@ -225,25 +225,35 @@ def checkpoint_seconds(repeats: int) -> tuple[list[float], int, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--repeats", type=int, default=3, help="launches from either checkpoint")
+    parser.add_argument("--repeats", type=int, default=9, help="launches from either checkpoint, and checkpoints")
     parser.add_argument("--steps", type=int, default=600, help="updates in which the two ways of drawing take turns")
+    parser.add_argument("--only", choices=("checkpoint", "overhead", "resume"), help="one of the three measurements")
     parser.add_argument("--train_until", type=int, help=argparse.SUPPRESS)
     arguments, rest = parser.parse_known_args()
     if arguments.train_until is not None:
         train_until(arguments.train_until, rest)
         return
     torch.set_num_threads(1)
-    _write_checkpoint_table(*checkpoint_seconds(arguments.repeats))
-    updates, checkpoints = overhead(arguments.steps)
-    times = resume_times(arguments.repeats)
+    if arguments.only in (None, "checkpoint"):
+        _write_checkpoint_table(*checkpoint_seconds(arguments.repeats))
+    if arguments.only in (None, "overhead"):
+        _write_overhead_table(arguments.steps, *overhead(arguments.steps))
+    if arguments.only in (None, "resume"):
+        _write_resume_table(arguments.repeats, resume_times(arguments.repeats))
+
+
+def _write_resume_table(repeats: int, times: dict[int, list[tuple[float, float]]]) -> None:
     rows = [
         [f"step {step:,}", *(f"{median(values):.2f} s" for values in zip(*times[step], strict=True))] for step in times
     ]
     caption = (
-        "From launch to the first new step, medians of "
-        f"{arguments.repeats} launches from each in turn, by `benchmarks/resume.py` (one thread)."
+        f"From launch to the first new step, medians of {repeats} launches from each in turn, by "
+        "`benchmarks/resume.py` (one thread)."
     )
     write_result("resume", caption, ["resumed at", "by the clock", "of processor"], rows)
+
+
+def _write_overhead_table(steps: int, updates: dict[bool, list[float]], checkpoints: dict[bool, list[float]]) -> None:
     exact, plain = (1000 * median(updates[which]) for which in (True, False))
     whole, in_place = (1000 * median(checkpoints[which]) for which in (True, False))
     every = 400  # as the digits recipes have it
@@ -255,8 +265,8 @@ def main() -> None:
         + [f"{total / plain_total - 1:+.2%}"],
     ]
     caption = (
-        f"Processor time on the digits recipe, medians over {arguments.steps} updates and 20 checkpoints that take "
-        "turns in one run, by `benchmarks/resume.py` (one thread)."
+        f"Processor time on the digits recipe, medians over {steps} updates and 20 checkpoints that take turns in one "
+        "run, by `benchmarks/resume.py` (one thread)."
     )
     write_result("exactness_overhead", caption, ["", "exact", "plain", "overhead"], rows)
 
