@@ -1,12 +1,15 @@
 """Unconditional images from a U-Net of any prediction and variance type, with our scheduler or any stock one."""
 
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput, SchedulerMixin, UNet2DModel
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from ddpm_ext.publishing.uploads import add_run, upload_folder
 from ddpm_ext.schedulers.stock import sampler_for
 
 
@@ -27,6 +30,26 @@ class ImprovedDDPMPipeline(DiffusionPipeline):
     def __init__(self, unet: UNet2DModel, scheduler: SchedulerMixin):
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        commit_message: str | None = None,
+        private: bool = True,
+        token: str | None = None,
+        create_pr: bool = False,
+        licence: str | None = None,
+    ) -> str:
+        """Uploads the pipeline and its model card to `repo_id`, and returns the address of the commit.
+
+        A repository that does not exist is made, private unless `private` is false. `licence` is the card's, such as
+        "mit". A pipeline that was loaded from the folder of a run gets a card that tells how it was trained.
+        """
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            add_run(Path(folder), Path(self.config.get("_name_or_path") or folder))
+            message = commit_message or "Upload the pipeline"
+            return upload_folder(Path(folder), repo_id, private, token, licence, message, create_pr)
 
     @torch.no_grad()
     def __call__(

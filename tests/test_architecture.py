@@ -1,4 +1,5 @@
-"""Imports go one way: scripts -> training, evaluation, sharing, pipelines -> schedulers, models, data -> diffusion."""
+"""Imports go one way: scripts -> training, evaluation, sharing, pipelines -> schedulers, models, data,
+publishing -> diffusion."""
 
 import ast
 import re
@@ -18,6 +19,7 @@ LEVELS = {
     "diffusion": 0,
     "data": 1,
     "models": 1,
+    "publishing": 1,
     "randomness": 1,
     "schedulers": 1,
     "evaluation": 2,

@@ -241,14 +241,17 @@ class LoggingArguments(Group):
         None, "Updates between two measurements of bits/dim on the held-out split (default: none).", metavar="STEPS"
     )
     eval_images: Count = flag(256, "Images of the held-out split that are measured.")
-    push_to_hub: Switch = flag(False, "Upload the pipeline when it is saved.")
+    push_to_hub: Switch = flag(False, "Upload the pipeline and its card when it is saved, beside the training.")
     hub_token: Text | None = flag(
         None, "Token to upload with (default: that of `hf auth login`); never written to a file."
     )
     hub_model_id: Text | None = flag(
         None, "Repository to upload to (default: the output folder's name).", metavar="USER/NAME"
     )
-    hub_private_repo: Switch = flag(False, "Make the repository private if it is new.")
+    hub_private_repo: Switch = flag(
+        True, "Make the repository private if it is new; `--hub_private_repo false` makes it public."
+    )
+    hub_license: Text | None = flag(None, "Licence of the model in its card, such as mit.", metavar="NAME")
 
 
 @dataclass(frozen=True)

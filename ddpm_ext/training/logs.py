@@ -109,15 +109,17 @@ class Logs:
         """Says `sentence` above the bar."""
         tqdm.write(f"warning: {sentence}.")
 
-    def finish(self) -> None:
-        """Writes `loss.png` and closes the tracker."""
-        self.tracker.finish()
-        if not self.accelerator.is_main_process:
-            return
+    def draw_losses(self) -> None:
+        """Writes `loss.png`."""
         rows = [row for row in self.history if "loss" in row]
-        if rows:
+        if rows and self.accelerator.is_main_process:
             figure = loss_curve([row["step"] for row in rows], [row["loss"] for row in rows], self.output_dir.name)
             figure.savefig(self.output_dir / "loss.png", dpi=120)
+
+    def finish(self) -> None:
+        """Draws the losses and closes the tracker."""
+        self.draw_losses()
+        self.tracker.finish()
 
 
 def _row(line: str) -> dict[str, float] | None:

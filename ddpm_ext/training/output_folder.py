@@ -1,15 +1,27 @@
 """The folder of a run: whose it is, how the pipeline at its root is replaced, and what to do with it."""
 
+import json
+import platform
+import shlex
 import shutil
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
+import torch
+from accelerate import Accelerator
 from diffusers import DiffusionPipeline
 
+from ddpm_ext.data.images import ImageData
 from ddpm_ext.pipelines import ClassConditionalDDPMPipeline
+
+from .arguments import Arguments
 
 
 _OF_A_RUN = (
     "config.yaml",
+    "run.json",
     "metrics.jsonl",
     "model_index.json",
     "checkpoints",
@@ -58,6 +70,47 @@ def replace_pipeline(pipeline: DiffusionPipeline, output_dir: Path) -> None:
         else:
             path.replace(output_dir / path.name)
     shutil.rmtree(partial)
+
+
+def describe_run(arguments: Arguments, accelerator: Accelerator, data: ImageData) -> str:
+    """JSON for the model card: the command, without the Hub's token, what it ran on, and the data set's size."""
+    count = accelerator.num_processes
+    device = torch.cuda.get_device_name() if accelerator.device.type == "cuda" else accelerator.device.type
+    packages = ", ".join(f"{name} {version(name)}" for name in ("ddpm-ext", "torch", "diffusers", "accelerate"))
+    return json.dumps(
+        {
+            "command": shlex.join(["accelerate", "launch", *_without_token(sys.argv)]),
+            "environment": f"Python {platform.python_version()}, {packages}; "
+            f"{count} process{'es' if count > 1 else ''} on {device}, precision {accelerator.mixed_precision}",
+            "images": f"{len(data):,} images of {'x'.join(map(str, data.shape))}",
+        },
+        indent=2,
+    )
+
+
+def _without_token(argv: Sequence[str]) -> list[str]:
+    """The command as it can be shown: a relative path of the script, and no token, in whichever way it was given."""
+    script = Path(argv[0])
+    shown = [str(Path(*script.parts[-2:])) if script.parent.name == "train_scripts" else script.name]
+    parts = iter(argv[1:])
+    for part in parts:
+        flag, has_value, _ = part.partition("=")
+        if flag in ("--hub_token", "--hub-token"):
+            if not has_value:
+                next(parts, None)
+        else:
+            shown.append(part)
+    return shown
+
+
+def upload_words(output_dir: Path, repo_id: str, address: str | None) -> str:
+    """Where the model went, or how to try again."""
+    if address is not None:
+        return f"Uploaded to {address}"
+    return (
+        "Not uploaded; once the Hub can be reached, this tries again:\n\n"
+        f'    DiffusionPipeline.from_pretrained("{output_dir}").push_to_hub("{repo_id}")\n'
+    )
 
 
 def closing_words(output_dir: Path, pipeline: DiffusionPipeline) -> str:

@@ -23,6 +23,8 @@ from torch import Tensor
 from ddpm_ext.data.images import Draw, ImageData
 from ddpm_ext.diffusion import LossSecondMomentTimesteps, UniformTimesteps
 from ddpm_ext.pipelines import ImprovedDDPMPipeline
+from ddpm_ext.publishing.model_card import write_model_card
+from ddpm_ext.publishing.uploads import BackgroundUploads
 from ddpm_ext.randomness import DataOrder, Draws, seed_for
 
 from .arguments import Arguments
@@ -40,7 +42,14 @@ from .held_out import HeldOut
 from .interruption import INTERRUPTED, Interruption
 from .logs import Logs
 from .loss_record import LossRecord
-from .output_folder import check_output_folder, clear_output_folder, closing_words, replace_pipeline
+from .output_folder import (
+    check_output_folder,
+    clear_output_folder,
+    closing_words,
+    describe_run,
+    replace_pipeline,
+    upload_words,
+)
 from .processes import check_processes, on_cpu, use_all_cores
 from .recipes import flatten, to_yaml
 from .samples import sample_grid
@@ -92,6 +101,7 @@ class Run:
         self._gradient_norm = torch.zeros(())
         self._seen: list[Tensor] = []
         self.logs = Logs(arguments.logging, self.accelerator, self.output_dir)
+        self.uploads = self._uploads() if arguments.logging.push_to_hub else None
         self._tracker_run_id: str | None = None
         if resume_from is not None:
             saved = check_same_run(resume_from, self._identity())
@@ -106,6 +116,7 @@ class Run:
                 clear_output_folder(self.output_dir)
             self.output_dir.mkdir(parents=True, exist_ok=True)
             (self.output_dir / "config.yaml").write_text(to_yaml(arguments))
+            (self.output_dir / "run.json").write_text(describe_run(arguments, self.accelerator, data))
         self.accelerator.wait_for_everyone()
 
     def _check_batches(self) -> None:
@@ -242,6 +253,13 @@ class Run:
 
     # ------------------------------------------------------------------ what is kept
 
+    def _uploads(self) -> BackgroundUploads:
+        logging = self.arguments.logging
+        repo_id = logging.hub_model_id or self.output_dir.resolve().name
+        return BackgroundUploads(
+            repo_id, logging.hub_private_repo, logging.hub_token, logging.hub_license, self.logs.warn
+        )
+
     def pipeline(self) -> ImprovedDDPMPipeline:
         """The pipeline as it would be saved now: of the averaged weights where there is an average."""
         return self.make_pipeline(self.state.averaged_unet())
@@ -251,6 +269,9 @@ class Run:
         pipeline = self.pipeline()
         if self.accelerator.is_main_process:
             replace_pipeline(pipeline, self.output_dir)
+            write_model_card(self.output_dir, licence=self.arguments.logging.hub_license)
+            if self.uploads is not None and self.step < self.total_steps:
+                self.uploads.start(self.output_dir, f"Step {self.step}")
         self.accelerator.wait_for_everyone()
 
     def save_checkpoint(self) -> None:
@@ -292,6 +313,7 @@ class Run:
 
     def finish(self) -> None:
         """Saves the pipeline, uploads it if asked, and says where everything is and how to load it."""
+        self.logs.draw_losses()
         self.save_pipeline()
         pipeline = self.pipeline()
         self.logs.finish()
@@ -299,13 +321,6 @@ class Run:
         if not self.accelerator.is_main_process:
             return
         print(closing_words(self.output_dir, pipeline))
-        if self.arguments.logging.push_to_hub:
-            self._push(pipeline)
-
-    def _push(self, pipeline: ImprovedDDPMPipeline) -> None:
-        logging = self.arguments.logging
-        repository = logging.hub_model_id or self.output_dir.name
-        try:
-            pipeline.push_to_hub(repository, private=logging.hub_private_repo, token=logging.hub_token)
-        except Exception as error:  # whatever the network does, the model is trained and saved
-            print(f"warning: `push_to_hub` to '{repository}' failed ({type(error).__name__}: {error}).")
+        if self.uploads is not None:
+            address = self.uploads.finish(self.output_dir)
+            print(upload_words(self.output_dir, self.uploads.repo_id, address))
