@@ -1,11 +1,20 @@
-"""Improved DDPM for diffusers: importing this package makes its models and pipelines known to `from_pretrained`."""
+"""Improved DDPM for diffusers: importing this package makes its models and pipelines known to `from_pretrained`.
 
-from diffusers import ModelMixin, SchedulerMixin  # looked for in the module that a saved index names
+Nothing heavy is imported before it is used: `--help` and a mistake in an argument are answered at once.
+"""
 
-from .models import ClassConditionalUNet2DModel
-from .pipelines import ClassConditionalDDPMPipeline, ImprovedDDPMPipeline
-from .registration import register
-from .schedulers import ImprovedDDPMScheduler
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from .registration import register_with_diffusers
+
+
+if TYPE_CHECKING:
+    from diffusers import ModelMixin, SchedulerMixin
+
+    from .models import ClassConditionalUNet2DModel
+    from .pipelines import ClassConditionalDDPMPipeline, ImprovedDDPMPipeline
+    from .schedulers import ImprovedDDPMScheduler
 
 
 __version__ = "0.1.0"
@@ -19,4 +28,25 @@ __all__ = [
     "SchedulerMixin",
 ]
 
-register(ClassConditionalDDPMPipeline, ImprovedDDPMPipeline)
+_HOMES = {
+    "ClassConditionalDDPMPipeline": "ddpm_ext.pipelines",
+    "ClassConditionalUNet2DModel": "ddpm_ext.models",
+    "ImprovedDDPMPipeline": "ddpm_ext.pipelines",
+    "ImprovedDDPMScheduler": "ddpm_ext.schedulers",
+    "ModelMixin": "diffusers",  # this and the next: looked for in the module that a saved index names
+    "SchedulerMixin": "diffusers",
+}
+
+
+def __getattr__(name: str) -> type:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})
+
+
+register_with_diffusers()

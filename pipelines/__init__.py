@@ -1,7 +1,11 @@
-"""Pipelines: one subclass of DiffusionPipeline per file."""
+"""Pipelines: one subclass of DiffusionPipeline per file, all known to diffusers by their names."""
+
+from ddpm_ext.registration import register
 
 from .pipeline_class_conditional_ddpm import ClassConditionalDDPMPipeline
 from .pipeline_improved_ddpm import ImprovedDDPMPipeline
 
 
 __all__ = ["ClassConditionalDDPMPipeline", "ImprovedDDPMPipeline"]
+
+register(ClassConditionalDDPMPipeline, ImprovedDDPMPipeline)

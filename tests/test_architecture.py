@@ -21,6 +21,7 @@ LEVELS = {
     "models": 1,
     "publishing": 1,
     "randomness": 1,
+    "registration": 0,
     "schedulers": 1,
     "evaluation": 2,
     "pipelines": 2,

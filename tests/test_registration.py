@@ -3,6 +3,7 @@ import subprocess
 import sys
 
 import diffusers
+import pytest
 import torch
 from diffusers import DiffusionPipeline, UNet2DModel
 from diffusers.pipelines import pipeline_loading_utils
@@ -30,6 +31,36 @@ def test_the_package_shows_what_a_saved_index_is_resolved_with():
     assert ddpm_ext.SchedulerMixin is diffusers.SchedulerMixin
     for name in ddpm_ext.__all__:
         assert hasattr(ddpm_ext, name)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "from diffusers import DiffusionPipeline; import diffusers, ddpm_ext",
+        "import diffusers; import ddpm_ext; diffusers.DDPMPipeline",
+        "from ddpm_ext import ImprovedDDPMPipeline; import diffusers",
+    ],
+)
+def test_the_order_of_imports_does_not_matter(lines):
+    """The second: as soon as diffusers has any pipeline, it has ours."""
+    check = "; assert diffusers.ImprovedDDPMPipeline is ddpm_ext.ImprovedDDPMPipeline"
+    subprocess.run([sys.executable, "-c", f"{lines}; import ddpm_ext{check}"], check=True, timeout=120)
+
+
+def test_importing_the_package_alone_imports_nothing_heavy():
+    check = "import ddpm_ext, sys; assert not {'torch', 'diffusers', 'transformers'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", check], check=True, timeout=120)
+
+
+def test_help_needs_neither_torch_nor_diffusers():
+    check = (
+        "import sys; sys.argv = ['x', '--help']\n"
+        "from ddpm_ext.train_scripts.train_unconditional import main\n"
+        "try: main()\n"
+        "except SystemExit as ended: assert ended.code == 0\n"
+        "assert not {'torch', 'diffusers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", check], check=True, timeout=120, stdout=subprocess.DEVNULL)
 
 
 def test_registering_twice_changes_nothing():
