@@ -1,0 +1,142 @@
+"""Training steps per second beside what people use today: the same network, batch and data, in turns in one process.
+
+    python benchmarks/train_throughput.py                       # the digits recipe's network on a CPU
+    python benchmarks/train_throughput.py --network cifar10 --batch_size 8 --steps 2     # 35.7 million parameters
+    python benchmarks/train_throughput.py --network cifar10 --batch_size 256 --device cuda --mixed_precision bf16
+
+*ours* is the body of `train_unconditional.py`. *diffusers* is the loop of diffusers' example of that name, with stock
+classes, torchvision's transforms of PIL images in a `DataLoader`, `EMAModel`, and the loss of each step in a progress
+bar. *denoising-diffusion-pytorch* (pip install denoising-diffusion-pytorch) is its `Trainer` around the same network.
+All keep an average of the weights and clip gradients. They take turns of a few steps each; the table has the medians
+of the turns, and the median and quartiles of the ratios of neighbouring turns.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import redirect_stderr
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median, quantiles
+
+import torch
+from machine import describe_machine
+from peers import denoising_diffusion_pytorch_steps, diffusers_steps
+from PIL import Image
+from tables import write_result
+
+from ddpm_ext import ImprovedDDPMPipeline, ImprovedDDPMScheduler
+from ddpm_ext.data.images import load_images
+from ddpm_ext.models import unet_config
+from ddpm_ext.training.building import build_loss, build_timestep_sampler, build_unet, load_training_images
+from ddpm_ext.training.command_line import parse
+from ddpm_ext.training.run import Run
+
+
+NETWORKS = {
+    "digits": unet_config((8, 8), 1, block_out_channels=[32, 64], layers_per_block=1, attention_resolutions=[4])
+    | {"attention_head_dim": 32},
+    "cifar10": unet_config((32, 32), 3, attention_resolutions=[16], attention_head_dim=256),
+}
+TITLES = {"digits": "the digits recipe's network", "cifar10": "the CIFAR-10 network of Ho et al. (2020)"}
+
+
+def our_steps(argv: list[str]) -> Iterator[None]:
+    """One update of `train_unconditional.py` per `next`."""
+    sys.argv = ["train_unconditional.py", *argv]
+    arguments = parse("unconditional")
+    data = load_training_images(arguments)
+    unet = build_unet(arguments, data)
+    scheduler = ImprovedDDPMScheduler()
+    process, parameterization = scheduler.process, scheduler.parameterization
+    timesteps = build_timestep_sampler(arguments, process)
+    loss_of = build_loss(arguments, process, parameterization)
+    run = Run(arguments, unet, data, timesteps, lambda unet: ImprovedDDPMPipeline(unet, scheduler))
+    for batch in run.batches():
+        x_0 = batch["images"]
+        noise = run.random.normal("noise", *data.shape)
+        t, weight = timesteps.sample(run.random.uniform("timestep"))
+        x_t = process.add_noise(x_0, noise, t)
+        output = run.network(x_t, t).sample
+        run.update(loss_of(output, x_0, x_t, noise, t), t, weight)
+        yield
+
+
+def start_all(arguments: argparse.Namespace, root: Path) -> dict[str, Iterator[None]]:
+    """The trainings by name, of the same architecture on the same images."""
+    config, total = NETWORKS[arguments.network], 10 * (arguments.rounds + 2) * arguments.steps
+    images = write_images(root / "images", config["sample_size"], config["in_channels"])
+    (root / "config.json").write_text(json.dumps({"_class_name": "UNet2DModel", **config}))
+    never = str(2 * total)
+    argv = ["--model_config_name_or_path", str(root), "--train_data_dir", str(images), "--use_ema", "--random_flip"]
+    argv += ["--image_channels", str(config["in_channels"]), "--train_batch_size", str(arguments.batch_size)]
+    argv += ["--mixed_precision", arguments.mixed_precision, "--logger", "none", "--output_dir", str(root / "ours")]
+    argv += ["--max_train_steps", str(total), "--save_images_steps", never, "--checkpointing_steps", never]
+    argv += ["--save_model_epochs", never]
+    options = (config, images, arguments.batch_size, arguments.device, arguments.mixed_precision, total)
+    trainings = {"ours": our_steps(argv), "diffusers' example": diffusers_steps(*options)}
+    if find_spec("denoising_diffusion_pytorch") is not None:
+        peer = denoising_diffusion_pytorch_steps(*options, root / "results")
+        trainings["denoising-diffusion-pytorch"] = peer
+    return trainings
+
+
+def write_images(folder: Path, size: int, channels: int) -> Path:
+    """The digits' train split as PNG files."""
+    data = load_images("digits", resolution=size, image_channels=channels, show_progress=False)
+    folder.mkdir()
+    for i, image in enumerate(data.integers(torch.arange(len(data))).permute(0, 2, 3, 1).numpy()):
+        Image.fromarray(image.squeeze(2) if channels == 1 else image).save(folder / f"{i:05d}.png")
+    return folder
+
+
+def take_turns(trainings: dict[str, Iterator[None]], rounds: int, steps: int, device: str) -> dict[str, list[float]]:
+    """Seconds per update in each turn, by name; a first turn of each is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in trainings}
+    for turn in range(rounds + 1):
+        for name, training in trainings.items():
+            began = time.perf_counter()
+            for _ in range(steps):
+                next(training)
+            if device == "cuda":
+                torch.cuda.synchronize()
+            if turn:
+                seconds[name].append((time.perf_counter() - began) / steps)
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--network", choices=tuple(NETWORKS), default="digits")
+    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--mixed_precision", choices=("no", "bf16"), default="no")
+    parser.add_argument("--rounds", type=int, default=15, help="turns of each")
+    parser.add_argument("--steps", type=int, default=10, help="updates in a turn")
+    arguments = parser.parse_args()
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.error("`device` is cuda, but there is no GPU: cpu is accepted.")
+    with tempfile.TemporaryDirectory() as root, open(Path(root) / "bars", "w") as bars, redirect_stderr(bars):
+        trainings = start_all(arguments, Path(root))
+        seconds = take_turns(trainings, arguments.rounds, arguments.steps, arguments.device)
+    rows = []
+    for name, own in seconds.items():
+        ratios = [theirs / ours for theirs, ours in zip(own, seconds["ours"], strict=True)]
+        low, _, high = quantiles(ratios, n=4)
+        ratio = "1" if name == "ours" else f"{median(ratios):.2f} ({low:.2f} to {high:.2f})"
+        rows.append([name, f"{1000 * median(own):.1f} ms", ratio])
+    write_result(
+        f"train_throughput_{arguments.network}_{arguments.device}",
+        f"A training step of {TITLES[arguments.network]}, batch {arguments.batch_size}, precision "
+        f"{arguments.mixed_precision}; medians of {arguments.rounds} turns of {arguments.steps} steps, quartiles in "
+        f"brackets, by `benchmarks/train_throughput.py`. {describe_machine(arguments.device)}.",
+        ["", "step", "time relative to ours"],
+        rows,
+    )
+
+
+if __name__ == "__main__":
+    main()
