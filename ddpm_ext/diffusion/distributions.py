@@ -20,9 +20,9 @@ class Gaussian:
 
     def sample(self, noise: Tensor) -> Tensor:
         """The point that standard normal `noise` is mapped to."""
-        log_variance = self.log_variance
-        deviation = log_variance.mul(0.5).exp() if isinstance(log_variance, Tensor) else math.exp(0.5 * log_variance)
-        return self.mean + deviation * noise
+        if isinstance(self.log_variance, Tensor):
+            return self.mean + self.log_variance.mul(0.5).exp() * noise
+        return torch.add(self.mean, noise, alpha=math.exp(0.5 * self.log_variance))
 
 
 def kl_divergence(p: Gaussian, q: Gaussian) -> Tensor:

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from .checks import one_of
 from .distributions import Gaussian
-from .process import GaussianDiffusion
+from .process import GaussianDiffusion, weighted_sum
 
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction", "mean")
@@ -65,6 +65,8 @@ class Parameterization:
 
     def split(self, model_output: Tensor, x_t: Tensor) -> tuple[Tensor, Tensor | None]:
         """The mean's half and the variance's half of `model_output`, the latter None where the variance is fixed."""
+        if not self.learns_variance and model_output.shape == x_t.shape:
+            return model_output, None
         expected = (len(x_t), self.output_channels(x_t.shape[1]), *x_t.shape[2:])
         if tuple(model_output.shape) != expected:
             raise ValueError(
@@ -72,7 +74,7 @@ class Parameterization:
                 f"and samples of shape {tuple(x_t.shape)}, {expected} is accepted"
                 + (" (the second half of the channels is the variance)." if self.learns_variance else ".")
             )
-        return model_output.chunk(2, dim=1) if self.learns_variance else (model_output, None)
+        return model_output.chunk(2, dim=1)
 
     def predict_x_0(
         self, process: GaussianDiffusion, mean_output: Tensor, x_t: Tensor, t: int | float | Tensor
@@ -86,8 +88,8 @@ class Parameterization:
         signal = process.coefficient("sqrt_alphas_cumprod", t, x_t)
         noise = process.coefficient("sqrt_one_minus_alphas_cumprod", t, x_t)
         if self.prediction_type == "v_prediction":
-            return signal * x_t - noise * mean_output
-        return (x_t - noise * mean_output) / signal
+            return weighted_sum(signal, x_t, -noise, mean_output)
+        return weighted_sum(1 / signal, x_t, -noise / signal, mean_output)
 
     def target(self, process: GaussianDiffusion, x_0: Tensor, noise: Tensor, x_t: Tensor, t: int | Tensor) -> Tensor:
         """What a perfect network returns in the mean's half of its output, for x_t made of `x_0` and `noise`."""

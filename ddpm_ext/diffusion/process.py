@@ -114,13 +114,13 @@ class GaussianDiffusion:
     def add_noise(self, x_0: Tensor, noise: Tensor, t: int | Tensor) -> Tensor:
         """x_t ~ q(x_t | x_0) for standard normal `noise` (Ho et al. 2020, eq. 4)."""
         signal = self.coefficient("sqrt_alphas_cumprod", t, x_0)
-        return signal * x_0 + self.coefficient("sqrt_one_minus_alphas_cumprod", t, x_0) * noise
+        return weighted_sum(signal, x_0, self.coefficient("sqrt_one_minus_alphas_cumprod", t, x_0), noise)
 
     def posterior_mean(self, x_0: Tensor, x_t: Tensor, t: int | Tensor, chain: str = "own") -> Tensor:
         """The mean of q(x_{t-1} | x_t, x_0) in this chain or, with `chain="trained"`, in the training chain."""
         prefix = "trained_" if chain == "trained" else ""
-        mean = self.coefficient(f"{prefix}posterior_mean_coef_x_0", t, x_t) * x_0
-        return mean + self.coefficient(f"{prefix}posterior_mean_coef_x_t", t, x_t) * x_t
+        of_x_0 = self.coefficient(f"{prefix}posterior_mean_coef_x_0", t, x_t)
+        return weighted_sum(of_x_0, x_0, self.coefficient(f"{prefix}posterior_mean_coef_x_t", t, x_t), x_t)
 
     def posterior(self, x_0: Tensor, x_t: Tensor, t: int | Tensor) -> Gaussian:
         """q(x_{t-1} | x_t, x_0) (Ho et al. 2020, eq. 6-7), its log-variance at row 0 being that of row 1."""
@@ -152,6 +152,11 @@ class GaussianDiffusion:
         respaced = GaussianDiffusion.__new__(GaussianDiffusion)
         respaced._fill(1 - alphas_cumprod / previous, kept, training)
         return respaced
+
+
+def weighted_sum(a: float | Tensor, x: Tensor, b: float | Tensor, y: Tensor) -> Tensor:
+    """a x + b y, in as few passes over memory as there can be; a and b are both numbers or both tensors."""
+    return a * x + b * y if isinstance(b, Tensor) else (a * x).add_(y, alpha=b)
 
 
 def _checked_betas(betas: Tensor | Sequence[float]) -> Tensor:

@@ -211,17 +211,17 @@ class ImprovedDDPMScheduler(DDPMScheduler):
         row = self._row(timestep)
         self._step_index = self.chain.num_timesteps - row
         dtype = torch.promote_types(sample.dtype, torch.float32)
-        x_0, distribution = self.parameterization.reverse(
-            self.chain, model_output.to(dtype), sample.to(dtype), row, self.clip
-        )
+        x_t = sample.to(dtype)
+        x_0, distribution = self.parameterization.reverse(self.chain, model_output.to(dtype), x_t, row, self.clip)
         eta = self.eta if eta is None else eta
         if eta is not None:
-            distribution = ddim_distribution(self.chain, x_0, sample.to(dtype), row, eta)
+            distribution = ddim_distribution(self.chain, x_0, x_t, row, eta)
         previous = distribution.mean
         if row > 0 and eta != 0:  # the last step returns its mean
             noise = randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=sample.dtype)
             previous = distribution.sample(noise.to(dtype))
-        previous, x_0 = previous.to(sample.dtype), x_0.to(sample.dtype)
+        if sample.dtype != dtype:
+            previous, x_0 = previous.to(sample.dtype), x_0.to(sample.dtype)
         return DDPMSchedulerOutput(previous, x_0) if return_dict else (previous, x_0)
 
     # ------------------------------------------------------------------ what else DDPMScheduler offers
