@@ -2,7 +2,7 @@
 
 from diffusers import ModelMixin, SchedulerMixin  # looked for in the module that a saved index names
 
-from .models import ClassConditionalUNet2DModel
+from .models import ClassConditionalUNet2DModel, ImprovedUNet2DModel
 from .pipelines import ClassConditionalDDPMPipeline, ImprovedDDPMPipeline
 from .registration import register
 from .schedulers import ImprovedDDPMScheduler
@@ -15,6 +15,7 @@ __all__ = [
     "ClassConditionalUNet2DModel",
     "ImprovedDDPMPipeline",
     "ImprovedDDPMScheduler",
+    "ImprovedUNet2DModel",
     "ModelMixin",
     "SchedulerMixin",
 ]
