@@ -12,7 +12,7 @@ from .registration import register_with_diffusers
 if TYPE_CHECKING:
     from diffusers import ModelMixin, SchedulerMixin
 
-    from .models import ClassConditionalUNet2DModel
+    from .models import ClassConditionalUNet2DModel, ImprovedUNet2DModel
     from .pipelines import ClassConditionalDDPMPipeline, ImprovedDDPMPipeline
     from .schedulers import ImprovedDDPMScheduler
 
@@ -24,6 +24,7 @@ __all__ = [
     "ClassConditionalUNet2DModel",
     "ImprovedDDPMPipeline",
     "ImprovedDDPMScheduler",
+    "ImprovedUNet2DModel",
     "ModelMixin",
     "SchedulerMixin",
 ]
@@ -33,6 +34,7 @@ _HOMES = {
     "ClassConditionalUNet2DModel": "ddpm_ext.models",
     "ImprovedDDPMPipeline": "ddpm_ext.pipelines",
     "ImprovedDDPMScheduler": "ddpm_ext.schedulers",
+    "ImprovedUNet2DModel": "ddpm_ext.models",
     "ModelMixin": "diffusers",  # this and the next: looked for in the module that a saved index names
     "SchedulerMixin": "diffusers",
 }

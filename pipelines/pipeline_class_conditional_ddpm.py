@@ -51,6 +51,11 @@ class ClassConditionalDDPMPipeline(ImprovedDDPMPipeline):
         `guidance_scale` w: the prediction is moved to uncond + w (cond - uncond); 1 is none, 0 ignores the class. (Ho
         & Salimans 2022 count from 0: their w is ours minus 1.) The other arguments are those of ImprovedDDPMPipeline.
         """
+        if guidance_scale != 1 and not self.unet.knows_null_class:
+            raise ValueError(
+                f"`guidance_scale` is {guidance_scale}: only 1 is accepted, since this network was never shown images "
+                "without their class; training it further with label dropout opens the others."
+            )
         labels = torch.tensor(self.label_ids(class_labels), device=self._execution_device)
 
         def predict(x_t: Tensor, t: Tensor) -> tuple[Tensor]:

@@ -1,9 +1,10 @@
 import pytest
 import torch
 from diffusers import UNet2DModel
+from diffusers.models.unets.unet_2d import UNet2DOutput
 
-from ddpm_ext import ClassConditionalUNet2DModel
-from ddpm_ext.models import unet_config, zero_initialize
+from ddpm_ext import ClassConditionalUNet2DModel, ImprovedUNet2DModel
+from ddpm_ext.models import is_stock, unet_config, zero_initialize
 from tests.conftest import tiny_unet
 
 
@@ -119,3 +120,72 @@ def test_widths_need_not_be_multiples_of_32(widths):
 def test_heads_wider_than_the_network_are_refused():
     with pytest.raises(ValueError, match="`attention_head_dim` is 32.*has 8 channels"):
         unet_config((8, 8), 1, block_out_channels=(8, 16), attention_head_dim=32)
+
+
+# ------------------------------------------------------------------ what UNet2DModel cannot say
+
+ATTENDED = unet_config((8, 8), 1, False, None, (8, 16), attention_resolutions=(8, 4))
+
+
+def wide(**changes: object) -> ImprovedUNet2DModel:
+    torch.manual_seed(0)
+    return ImprovedUNet2DModel(**{**ATTENDED, **changes}).eval()
+
+
+def is_close(a: UNet2DOutput, b: UNet2DOutput) -> bool:
+    return torch.allclose(a.sample, b.sample, rtol=0, atol=1e-5)  # float32
+
+
+def test_with_a_stock_configuration_it_is_the_stock_network():
+    ours, stock = wide(), UNet2DModel(**ATTENDED).eval()
+    stock.load_state_dict(ours.state_dict())
+    x, t = torch.randn(3, 1, 8, 8), torch.tensor([0, 37, 999])
+    assert is_stock(ours.config)
+    assert is_close(ours(x, t), stock(x, t))
+    assert is_close(ours(x, t.float() / 3), stock(x, t.float() / 3))
+
+
+def test_levels_of_different_widths_may_have_equally_many_heads(tmp_path):
+    unet = wide(attention_head_dim=[4, 8])
+    attentions = [block.attentions[0] for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks)]
+    assert [(a.heads, a.inner_dim) for a in attentions] == [(2, 8), (2, 16), (2, 16), (2, 16), (2, 8)]
+    unet.save_pretrained(tmp_path)
+    x = torch.randn(1, 1, 8, 8)
+    assert is_close(ImprovedUNet2DModel.from_pretrained(tmp_path)(x, 5), unet(x, 5))
+    alike = wide(attention_head_dim=[8, 8])
+    assert is_close(alike(x, 5), wide(attention_head_dim=8)(x, 5))
+    assert not is_close(alike(x, 5), unet(x, 5))
+
+
+def test_timesteps_may_be_rescaled_and_sinusoids_as_many_as_the_embedding_asks_for(tmp_path):
+    plain = wide(time_embedding_dim=32)
+    rescaled = wide(time_embedding_dim=32, time_embedding_type="openai", num_train_timesteps=4000)
+    rescaled.load_state_dict(plain.state_dict())
+    x, t = torch.randn(2, 1, 8, 8), torch.tensor([1, 3999])
+    assert is_close(rescaled(x, t), plain(x, t / 4))
+    assert wide(time_embedding_dim=64, time_embedding_type="openai").time_embedding.linear_1.in_features == 16
+    rescaled.save_pretrained(tmp_path)
+    assert is_close(ImprovedUNet2DModel.from_pretrained(tmp_path)(x, t), rescaled(x, t))
+
+
+def test_a_number_as_timestep_keeps_its_fraction():
+    unet, x = wide(), torch.randn(1, 1, 8, 8)
+    assert is_close(unet(x, 3.5), unet(x, torch.tensor([3.5])))
+    assert not is_close(unet(x, 3.5), unet(x, 3))
+
+
+@pytest.mark.parametrize("changes", [{"attention_head_dim": [4, 8]}, {"time_embedding_type": "openai"}])
+def test_a_stock_network_refuses_what_it_would_compute_otherwise(changes, tmp_path):
+    unet = wide(**changes)
+    assert not is_stock(unet.config)
+    unet.save_pretrained(tmp_path)
+    with pytest.raises((TypeError, UnboundLocalError)):
+        UNet2DModel.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "widths, sentence", [([8], "holds 1 widths: one per level, 2"), ([3, 8], "holds 3: .* has 8 channels")]
+)
+def test_widths_of_heads_that_do_not_fit_are_refused(widths, sentence):
+    with pytest.raises(ValueError, match=f"`attention_head_dim` {sentence}"):
+        wide(attention_head_dim=widths)

@@ -1,9 +1,12 @@
+import json
+
 import numpy as np
 import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, DiffusionPipeline, UNet2DModel
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ddpm_ext import ClassConditionalDDPMPipeline, ImprovedDDPMPipeline, ImprovedDDPMScheduler
@@ -197,6 +200,7 @@ class LabelledConstants(nn.Module):
     """Says `mean + label` for each pixel and, as variance, `variance + label`; counts what it is asked."""
 
     null_class = num_classes = 3
+    knows_null_class = True
     dtype, device = torch.float32, torch.device("cpu")
 
     def __init__(self) -> None:
@@ -245,6 +249,18 @@ def test_guidance_of_0_ignores_the_class_and_1_is_the_limit_of_more(class_condit
     torch.testing.assert_close(at(0, 1.0), at(0, 1.0 + 1e-6), **TOLERANCE)
 
 
+def test_guidance_needs_a_network_that_was_shown_images_without_their_class(class_conditional):
+    table = class_conditional.unet.class_embedding.weight.data
+    table[class_conditional.unet.null_class] = 0  # as in converted networks, which know classes only
+    assert not class_conditional.unet.knows_null_class
+    draw(class_conditional, class_labels=1)
+    for scale in (0.0, 1.5):
+        with pytest.raises(ValueError, match=r"`guidance_scale` is .*: only 1 is accepted, .* training it further"):
+            draw(class_conditional, class_labels=1, guidance_scale=scale)
+    table[class_conditional.unet.null_class, 0] = 1e-6
+    draw(class_conditional, class_labels=1, guidance_scale=1.5)
+
+
 # ------------------------------------------------------------------ loading
 
 
@@ -274,3 +290,50 @@ def test_an_index_that_is_none_is_refused(tmp_path, index):
     (tmp_path / "model_index.json").write_text(index)
     with pytest.raises(ValueError, match="`model` is .*, which could not be loaded: "):
         load_pipeline(str(tmp_path))
+
+
+OLD_NAMES = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+
+
+def test_a_folder_as_google_published_them_is_opened_as_it_is(tmp_path):
+    """As google/ddpm-cifar10-32: all files at the root, configs with few keys, attention by its first names."""
+    torch.manual_seed(0)
+    config = {
+        "attention_head_dim": None,
+        "block_out_channels": [16, 32],
+        "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+        "downsample_padding": 0,
+        "flip_sin_to_cos": False,
+        "freq_shift": 1,
+        "norm_eps": 1e-6,
+        "norm_num_groups": 16,
+        "sample_size": 8,
+        "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
+    }
+    unet = UNet2DModel(**config).eval()
+    weights = unet.state_dict()
+    for new, old in OLD_NAMES.items():
+        weights = {name.replace(f".{new}.", f".{old}."): tensor for name, tensor in weights.items()}
+    save_file(weights, tmp_path / "diffusion_pytorch_model.safetensors")
+    chain = {
+        "beta_schedule": "linear",
+        "clip_sample": True,
+        "num_train_timesteps": 1000,
+        "variance_type": "fixed_large",
+    }
+    files = {
+        "model_index": {
+            "_class_name": "DDPMPipeline",
+            "scheduler": ["diffusers", "DDPMScheduler"],
+            "unet": ["diffusers", "UNet2DModel"],
+        },
+        "config": {"_class_name": "UNet2DModel", **config},
+        "scheduler_config": {"_class_name": "DDPMScheduler", **chain},
+    }
+    for name, content in files.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps({**content, "_diffusers_version": "0.1.1"}))
+
+    ours = draw(ImprovedDDPMPipeline(unet, ImprovedDDPMScheduler(**chain)), batch_size=2)
+    for pipeline in (load_pipeline(str(tmp_path)), ImprovedDDPMPipeline.from_pretrained(tmp_path)):
+        assert type(pipeline) is ImprovedDDPMPipeline
+        torch.testing.assert_close(draw(pipeline, batch_size=2), ours, **TOLERANCE)

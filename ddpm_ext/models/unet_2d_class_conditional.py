@@ -1,12 +1,13 @@
 """A UNet2DModel that knows its classes and can do without one, for classifier-free guidance."""
 
 import torch
-from diffusers import UNet2DModel
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor
 
+from .unet_2d_improved import ImprovedUNet2DModel
 
-class ClassConditionalUNet2DModel(UNet2DModel):
+
+class ClassConditionalUNet2DModel(ImprovedUNet2DModel):
     """UNet2DModel whose embedding table has one row per class and one more, the last, for "no class" (Ho & Salimans
     2022).
 
@@ -19,6 +20,15 @@ class ClassConditionalUNet2DModel(UNet2DModel):
     def null_class(self) -> int:
         """The label that means "no class"."""
         return self.num_classes
+
+    @property
+    def knows_null_class(self) -> bool:
+        """Whether the network was ever shown "no class"; a row of zeros says that it was not.
+
+        OpenAI's class-conditional networks were not. Training with label dropout fills the row.
+        """
+        row = self.class_embedding.weight[self.null_class]
+        return row.is_meta or bool(row.any())  # on meta while a pipeline offloads it
 
     @property
     def num_classes(self) -> int:

@@ -13,7 +13,13 @@ from ddpm_ext.diffusion import (
     TrainingLoss,
     UniformTimesteps,
 )
-from ddpm_ext.models import ClassConditionalUNet2DModel, unet_config, zero_initialize
+from ddpm_ext.models import (
+    ClassConditionalUNet2DModel,
+    ImprovedUNet2DModel,
+    is_stock,
+    unet_config,
+    zero_initialize,
+)
 
 from .arguments import Arguments
 from .processes import is_main_process
@@ -55,7 +61,6 @@ def build_unet(arguments: Arguments, data: ImageData, num_classes: int | None = 
     With `model_config_name_or_path` it is the network of that configuration, which must fit the data's channels and
     the variance type.
     """
-    network = UNet2DModel if num_classes is None else ClassConditionalUNet2DModel
     channels, height, width = data.shape
     learns_variance = arguments.process.learns_variance
     model = arguments.model
@@ -76,6 +81,8 @@ def build_unet(arguments: Arguments, data: ImageData, num_classes: int | None = 
             dropout=model.dropout,
             resnet_time_scale_shift=model.resnet_time_scale_shift,
         )
+    unconditional = UNet2DModel if is_stock(config) else ImprovedUNet2DModel
+    network = unconditional if num_classes is None else ClassConditionalUNet2DModel
     torch.manual_seed(arguments.training.seed)
     unet = network.from_config(config)
     zero_initialize(unet)

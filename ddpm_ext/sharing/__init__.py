@@ -1,0 +1,1 @@
+"""Sharing: models from elsewhere come in, and models of ours go where others can open them."""
