@@ -23,7 +23,7 @@ from torch import Tensor
 from ddpm_ext.data.images import Draw, ImageData
 from ddpm_ext.diffusion import LossSecondMomentTimesteps, UniformTimesteps
 from ddpm_ext.pipelines import ImprovedDDPMPipeline
-from ddpm_ext.randomness import DataOrder, Draws, seed_for
+from ddpm_ext.randomness import Draws, seed_for
 
 from .arguments import Arguments
 from .checkpoints import (
@@ -90,7 +90,7 @@ class Run:
         self.held_out = HeldOut(arguments, data, self.accelerator) if arguments.logging.eval_steps else None
 
         self.state = TrainingState(self.accelerator, unet, training, self.total_steps)
-        self._order = DataOrder(len(data), training.seed)
+        self._order = data.order(training.seed, self.global_batch_size)
         self._losses = LossRecord(arguments.process.num_train_timesteps)
         self._gradient_norm = torch.zeros(())
         self._seen: list[Tensor] = []
@@ -130,7 +130,8 @@ class Run:
         """
         self.logs.start(flatten(self.arguments), self.step, self.total_steps, self._tracker_run_id)
         self.network.train()
-        batches = self.data.batches(self._plan(), self.accelerator.device)
+        ahead = self._order.steps_ahead * self.arguments.training.gradient_accumulation_steps
+        batches = self.data.batches(self._plan(), self.accelerator.device, ahead)
         with Interruption(self.accelerator) as interruption, self.logs.bar:
             while self.step < self.total_steps:
                 for micro_batch in range(self.arguments.training.gradient_accumulation_steps):
