@@ -6,6 +6,7 @@ another number of processes or accumulation steps, sees the same stream, and see
 """
 
 import hashlib
+import math
 from dataclasses import dataclass
 
 import torch
@@ -73,18 +74,79 @@ class DataOrder:
         self._epoch = -1
         self._permutation = torch.empty(0, dtype=torch.int64)
 
+    @property
+    def steps_ahead(self) -> int:
+        """For how many optimizer steps it pays to read ahead."""
+        return 0
+
     def indices(self, start: int, count: int) -> Tensor:
         """The samples at positions `start` to `start + count` of the stream, int64."""
         parts = []
         while count > 0:
-            epoch, offset = divmod(start, self.num_samples)
-            part = self._order(epoch)[offset : offset + count]
+            part = self._rest(*divmod(start, self.num_samples))[:count]
             parts.append(part)
             start, count = start + len(part), count - len(part)
         return torch.cat(parts)
 
-    def _order(self, epoch: int) -> Tensor:
+    def _rest(self, epoch: int, offset: int) -> Tensor:
+        """The samples of an epoch from `offset` on: at least one of them, and as many as are at hand."""
         if epoch != self._epoch:
             self._permutation = torch.randperm(self.num_samples, generator=generator_for(self._seed, "order", epoch))
             self._epoch = epoch
-        return self._permutation
+        return self._permutation[offset:]
+
+
+class BlockOrder(DataOrder):
+    """An order for samples that are read in blocks, such as the row groups of parquet files.
+
+    In each epoch the blocks are shuffled and cut into windows of about `window` samples; the samples of a window are
+    shuffled among its positions. A block is dealt to neighbouring places of the global batch, so that every batch has
+    its share of every block of the window, and a process that has a quarter of the places needs a quarter of the
+    blocks (and at either end perhaps one more).
+    """
+
+    def __init__(self, block_sizes: Tensor, window: int, global_batch_size: int, seed: int):
+        super().__init__(int(block_sizes.sum()), seed)
+        self.num_windows = max(1, round(self.num_samples / window))
+        self._global_batch_size = global_batch_size
+        self._sizes = block_sizes
+        self._firsts = block_sizes.cumsum(0) - block_sizes
+        self._first = -1  # block, by its place in the epoch, of the window that `_permutation` is of
+
+    @property
+    def steps_ahead(self) -> int:
+        """Those of a window, so that a block stays in memory from its first use to its last."""
+        largest = self.num_samples / self.num_windows + int(self._sizes.max())
+        return math.ceil(largest / self._global_batch_size)
+
+    def _rest(self, epoch: int, offset: int) -> Tensor:
+        if epoch != self._epoch:
+            self._shuffle_blocks(epoch)
+            self._epoch, self._first = epoch, -1
+        window = self._windows[torch.searchsorted(self._begins, offset, right=True) - 1]
+        first, last = torch.searchsorted(self._windows, torch.stack([window, window + 1])).tolist()
+        begin = int(self._begins[first])
+        if first != self._first:
+            self._permutation = self._deal(self._blocks[first:last], epoch * self.num_samples + begin)
+            self._first = first
+        return self._permutation[offset - begin :]
+
+    def _shuffle_blocks(self, epoch: int) -> None:
+        """Sets the blocks of an epoch in their order, and of each its first position and its window."""
+        self._blocks = torch.randperm(len(self._sizes), generator=generator_for(self._seed, "order", epoch))
+        sizes = self._sizes[self._blocks]
+        self._begins = sizes.cumsum(0) - sizes
+        self._windows = self._begins * self.num_windows // self.num_samples
+
+    def _deal(self, blocks: Tensor, start: int) -> Tensor:
+        """The samples of a window of `blocks` by position, the first of which is `start` in the stream."""
+        sizes = self._sizes[blocks]
+        block = torch.arange(len(blocks)).repeat_interleave(sizes)
+        samples = torch.arange(len(block)) + (self._firsts[blocks] - sizes.cumsum(0) + sizes)[block]
+        generator = generator_for(self._seed, "window", start)
+        within_blocks = torch.rand(len(block), generator=generator, dtype=torch.float64)
+        samples = samples[torch.argsort(block + within_blocks, stable=True)]
+        places = (start + torch.arange(len(block))) % self._global_batch_size
+        dealt = torch.empty_like(samples)
+        dealt[torch.argsort(places, stable=True)] = samples
+        return dealt

@@ -14,6 +14,7 @@ from diffusers import UNet2DModel
 from safetensors.torch import load_file
 
 from ddpm_ext.training import processes
+from tests.parquet_files import noise, write
 from tests.training_helpers import Script, largest_difference, run_main, weights
 
 
@@ -49,9 +50,18 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def alone(folder) -> Path:
+def streamed(folder) -> list[str]:
+    """Arguments of a run that streams an epoch and a half in windows of a few row groups, of one file."""
+    argv = "--resolution 8 --streaming --shuffle_window 30 --max_train_steps 24 --test_split train".split()
+    return ["--train_data_dir", write(folder / "noise", noise(120), shards=1), *argv]
+
+
+@pytest.fixture(scope="module")
+def alone(folder, streamed) -> Path:
     """The folder of a run of one process with a global batch of 8, and its float64 twin beside it."""
     train = f"{SCRIPTS}.train_unconditional"
+    for name, division in (("streamed_alone64", ONE), ("streamed_halves64", HALVES)):
+        run_main("tests.train_in_float64", *FIFTY, *streamed, *division, "--output_dir", folder / name)
     for module, name in ((train, ""), ("tests.train_in_float64", "64")):
         run_main(module, *FIFTY, *ONE, "--output_dir", folder / f"alone{name}")
         run_main(module, *FIFTY, *HALVES, "--output_dir", folder / f"halves{name}")
@@ -60,7 +70,7 @@ def alone(folder) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pair(folder, alone) -> Path:
+def pair(folder, alone, streamed) -> Path:
     """Everything that two processes do in one launch; the folder of their run."""
     checkpoint = alone / "checkpoints" / "checkpoint-25"
     train = f"{SCRIPTS}.train_unconditional"
@@ -76,6 +86,7 @@ def pair(folder, alone) -> Path:
             "argv": ["--output_dir", "resharded", "--resume_from_checkpoint", str(checkpoint)],
             "sharded": True,
         },
+        {"module": "tests.train_in_float64", "argv": ["--output_dir", "streamed_pair64", *streamed]},
     ]
     for job in jobs:
         job["argv"] = [*FIFTY, *TWO, job["argv"][0], str(folder / job["argv"][1]), *job["argv"][2:]]
@@ -111,9 +122,10 @@ def test_a_global_batch_trains_the_same_network_however_it_is_divided(division, 
     assert difference.abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("division", ["pair64", "halves64"])
+@pytest.mark.parametrize("division", ["pair64", "halves64", "streamed_pair64", "streamed_halves64"])
 def test_in_float64_the_division_leaves_nothing(division, pair, folder):
-    one, other = (torch.load(folder / name / "float64.pt") for name in ("alone64", division))
+    whole = "streamed_alone64" if division.startswith("streamed") else "alone64"
+    one, other = (torch.load(folder / name / "float64.pt") for name in (whole, division))
     assert all(tensor.dtype == torch.float64 for tensor in one.values())
     assert largest_difference(one, other) < 1e-13
 
@@ -131,7 +143,7 @@ def test_the_processes_log_what_one_would(pair, alone):
 
 def test_a_signal_to_one_process_stops_both_with_a_checkpoint(pair, folder):
     codes = [json.loads((folder / f"codes-{rank}.json").read_text()) for rank in (0, 1)]
-    assert codes[0] == codes[1] == [0, 0, 0, 75, 0, 0, 0, 0]
+    assert codes[0] == codes[1] == [0, 0, 0, 75, 0, 0, 0, 0, 0]
     assert [path.name for path in (folder / "stopped" / "checkpoints").iterdir()] == ["checkpoint-10"]
 
 

@@ -4,7 +4,7 @@ import time
 import pytest
 import torch
 
-from ddpm_ext.randomness import DataOrder, Draws, generator_for, seed_for
+from ddpm_ext.randomness import BlockOrder, DataOrder, Draws, generator_for, seed_for
 
 
 CPU = torch.device("cpu")
@@ -113,3 +113,80 @@ def test_seeking_far_costs_no_more_than_seeking_near():
     order, began = DataOrder(1000, seed=0), time.perf_counter()
     order.indices(10**12 + 5, 64)
     assert time.perf_counter() - began < 1
+
+
+# ------------------------------------------------------------------ the order of data that is read in blocks
+
+BLOCKS = {
+    "even": [10] * 20,
+    "uneven": [7, 1, 30, 4, 4, 4, 19, 2, 11, 5],
+    "larger than the window": [50, 3, 60, 40],
+    "one": [23],
+}
+
+
+def block_order(sizes: list[int], window: int = 40, batch: int = 8, seed: int = 0) -> BlockOrder:
+    return BlockOrder(torch.tensor(sizes), window, batch, seed)
+
+
+def block_of(sizes: list[int]) -> torch.Tensor:
+    return torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+
+
+@pytest.mark.parametrize("sizes", BLOCKS.values(), ids=BLOCKS)
+@pytest.mark.parametrize("batch", [1, 8, 64])
+def test_every_epoch_of_blocks_holds_every_sample_once(sizes, batch):
+    order = block_order(sizes, batch=batch)
+    count = sum(sizes)
+    stream = torch.cat([order.indices(start, batch) for start in range(0, 5 * count, batch)])
+    epochs = stream[: 5 * count].split(count)
+    for epoch in epochs:
+        assert epoch.sort().values.tolist() == list(range(count))
+    assert len({tuple(epoch.tolist()) for epoch in epochs}) == 5
+    assert epochs[0].tolist() != block_order(sizes, batch=batch, seed=1).indices(0, count).tolist()
+
+
+@pytest.mark.parametrize("start, count", [(0, 4), (35, 60), (10**6 - 3, 9)])
+def test_seeking_among_blocks_equals_walking(start, count):
+    sizes, walked = BLOCKS["uneven"], block_order(BLOCKS["uneven"])
+    for position in range(max(0, start - 100), start):
+        walked.indices(position, 1)
+    expected = torch.cat([walked.indices(start + i, 1) for i in range(count)])
+    assert torch.equal(block_order(sizes).indices(start, count), expected)
+
+
+def test_an_epoch_visits_windows_of_random_blocks_one_after_the_other():
+    sizes, block = [10] * 20, block_of([10] * 20)
+    order = block_order(sizes)
+    windows = [block[order.indices(start, 40)].unique().tolist() for start in range(0, 200, 40)]
+    assert [len(window) for window in windows] == [4] * 5
+    assert sorted(sum(windows, [])) == list(range(20))
+    assert sorted(windows) != [list(range(first, first + 4)) for first in range(0, 20, 4)]
+
+
+def test_every_batch_has_its_share_of_every_block_of_the_window():
+    sizes, block = [100] * 12, block_of([100] * 12)
+    order = block_order(sizes, window=400, batch=8)
+    for start in range(0, 1200, 8):
+        counts = block[order.indices(start, 8)].bincount()
+        assert counts[counts > 0].tolist() == [2] * 4
+
+
+@pytest.mark.parametrize("processes", [2, 4, 8])
+def test_processes_share_the_blocks_of_a_window(processes):
+    """Of 16 blocks, each process needs its share, and at either end at most one that another needs as well."""
+    sizes, block = [10] * 16, block_of([10] * 16)
+    order, size = block_order(sizes, window=160, batch=16), 16 // processes
+    for process in range(processes):
+        parts = [order.indices(start + process * size, size) for start in range(0, 160, 16)]
+        assert len(block[torch.cat(parts)].unique()) <= 16 // processes + 2
+
+
+def test_a_sample_stands_anywhere_in_its_window():
+    """Mean position over 400 seeds: 5 standard errors of a uniform one."""
+    positions = []
+    for seed in range(400):
+        first = block_order([10] * 4, window=40, seed=seed).indices(0, 40)
+        positions.append((first == 0).nonzero().item())
+    assert sum(positions) / 400 == pytest.approx(19.5, abs=5 * (40**2 / 12 / 400) ** 0.5)
+    assert len(set(positions)) == 40

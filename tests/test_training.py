@@ -148,7 +148,8 @@ def test_another_run_is_not_overwritten_unless_asked(script: Script, tmp_path):
     ("argv", "fragment"),
     [
         (["--block_out_channels", "8", "24"], "block_out_channels"),
-        (["--train_batch_size", "8"], "global_batch_size"),
+        (["--train_batch_size", "8"], "global_batch_size = 16, and this run has 8: with 1 x 1 (processes x"),
+        (["--gradient_accumulation_steps", "3"], "1 x 3 (processes x accumulation steps) does not divide 16"),
         (["--beta_schedule", "linear"], "beta_schedule"),
         (["--seed", "1"], "seed"),
     ],

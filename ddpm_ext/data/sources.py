@@ -1,15 +1,7 @@
-"""Where images come from: scikit-learn's digits, a folder of images, parquet files, or any data set of the Hub.
+"""Images as undecoded rows plus labels, so that counting, splitting and choosing columns cost no decoding."""
 
-Each source is opened as undecoded rows plus labels, so that counting, splitting and choosing columns cost no decoding.
-"""
-
-import difflib
-import glob
 import hashlib
-import os
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,12 +11,12 @@ import PIL.Image
 import torch
 
 from ddpm_ext.data.decoding import Row
+from ddpm_ext.data.locations import DIGITS, Location, progress_bars_of_datasets
 
 
 if TYPE_CHECKING:
     import datasets
 
-DIGITS = "digits"
 PREFERRED_IMAGE_COLUMNS = ("image", "img")
 PREFERRED_LABEL_COLUMN = "label"
 FINGERPRINT_IMAGES = 16
@@ -93,36 +85,19 @@ class DigitRows:
 
 
 def open_source(
-    dataset_name: str | None = None,
-    dataset_config_name: str | None = None,
-    train_data_dir: str | None = None,
-    split: str = "train",
-    image_column: str | None = None,
-    label_column: str | None = None,
-    cache_dir: str | None = None,
-    show_progress: bool = True,
+    where: Location, split: str, image_column: str | None, label_column: str | None, show_progress: bool
 ) -> ImageSource:
     """Opens one split of a data set; arguments and errors are those of `ddpm_ext.data.images.load_images`."""
-    if dataset_name is None and train_data_dir is None:
-        raise ValueError(
-            "neither `dataset_name` nor `train_data_dir` is given; the data set 'digits' needs no download."
-        )
-    if dataset_name == DIGITS:
+    if where.is_digits:
         return _open_digits(split)
-    with _progress_bars_of_datasets(show_progress):
-        if dataset_name is not None:
-            rows = _load_named(dataset_name, dataset_config_name, split, cache_dir)
-            name = f"`dataset_name` {dataset_name!r}"
-        else:
-            rows = _load_files("train_data_dir", train_data_dir, split, cache_dir)
-            name = f"`train_data_dir` {train_data_dir!r}"
-        if len(rows) == 0:
-            raise ValueError(f"{name} has no images in its split {split!r}.")
-        image_column = _find_image_column(name, rows, image_column)
+    rows, name = where.load(split, show_progress), where.name
+    if len(rows) == 0:
+        raise ValueError(f"{name} has no images in its split {split!r}.")
+    with progress_bars_of_datasets(show_progress):
+        image_column = find_image_column(name, rows.features, image_column)
         labels, class_names = _read_labels(name, rows, label_column)
-        return ImageSource(
-            name, _undecoded(rows, image_column), image_column, list(rows.column_names), labels, class_names
-        )
+        undecoded = _undecoded(rows, image_column)
+    return ImageSource(name, undecoded, image_column, list(rows.column_names), labels, class_names)
 
 
 def _open_digits(split: str) -> ImageSource:
@@ -141,102 +116,22 @@ def _open_digits(split: str) -> ImageSource:
     return ImageSource(DIGITS, DigitRows(pixels), "image", ["image", "label"], labels, names)
 
 
-def _load_named(name: str, config_name: str | None, split: str, cache_dir: str | None) -> "datasets.Dataset":
-    """A data set of the Hub or a folder, which `datasets` tells apart, or parquet files."""
-    if os.path.isfile(name) or glob.has_magic(name):
-        return _load_files("dataset_name", name, split, cache_dir)
-    hint = "pass a data set of the Hub, a folder, a parquet file, or 'digits', which needs no download"
-    if difflib.get_close_matches(name, [DIGITS]):
-        hint = f"perhaps {DIGITS!r} is meant"
-    return _load("dataset_name", name, split, hint, path=name, config_name=config_name, cache_dir=cache_dir)
-
-
-def _load_files(argument: str, path: str, split: str, cache_dir: str | None) -> "datasets.Dataset":
-    """A folder of images or of parquet files, one parquet file, or a glob of parquet files."""
-    hint = "pass a folder of images or of parquet files, a parquet file, or a glob of parquet files"
-    if os.path.isdir(path):
-        return _load(
-            argument, path, split, hint, path=_builder_for(argument, path), data_dir=path, cache_dir=cache_dir
-        )
-    files = sorted(glob.glob(path, recursive=True))
-    if not files:
-        raise ValueError(f"`{argument}` is {path!r}, which does not exist; {hint}.")
-    if not all(file.endswith(".parquet") for file in files):
-        raise ValueError(f"`{argument}` is {path!r}, which is not a parquet file; {hint}.")
-    return _load(argument, path, split, hint, path="parquet", data_files=files, cache_dir=cache_dir)
-
-
-def _builder_for(argument: str, folder: str) -> str:
-    """How `datasets` is to read a folder, "parquet" or "imagefolder", by the first file that is either."""
-    image_extensions = PIL.Image.registered_extensions()
-    for _, _, files in os.walk(folder, followlinks=True):
-        for file in files:
-            extension = os.path.splitext(file)[1].lower()
-            if extension == ".parquet":
-                return "parquet"
-            if extension in image_extensions:
-                return "imagefolder"
-    raise ValueError(f"`{argument}` is {folder!r}, a folder with no image and no parquet file in it.")
-
-
-def _load(
-    argument: str,
-    name: str,
-    split: str,
-    hint: str,
-    path: str,
-    config_name: str | None = None,
-    data_dir: str | None = None,
-    data_files: list[str] | None = None,
-    cache_dir: str | None = None,
-) -> "datasets.Dataset":
-    """`datasets.load_dataset`, its many errors made one sentence."""
-    import datasets
-
-    try:
-        return datasets.load_dataset(
-            path, config_name, split=split, data_dir=data_dir, data_files=data_files, cache_dir=cache_dir
-        )
-    except Exception as error:  # network, access, formats: whatever it is, it keeps this argument from being loaded
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        unknown_split = re.match(r"Unknown split .* Should be one of (\[.*\])", reason)
-        if unknown_split:
-            raise ValueError(f"`split` is {split!r}; the splits of {name!r} are {unknown_split[1]}.") from error
-        raise ValueError(f"`{argument}` {name!r} could not be loaded ({reason}); {hint}.") from error
-
-
-@contextmanager
-def _progress_bars_of_datasets(shown: bool) -> Iterator[None]:
-    import datasets
-
-    if shown or datasets.are_progress_bars_disabled():
-        yield
-        return
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        datasets.enable_progress_bars()
-
-
-def _find_image_column(name: str, rows: "datasets.Dataset", image_column: str | None) -> str:
-    images = [column for column in rows.column_names if _holds_images(rows.features[column])]
+def find_image_column(name: str, features: Mapping[str, object], image_column: str | None) -> str:
+    """The column of `features` (what is in each column) that holds the images; None finds it."""
+    images = [column for column in features if _holds_images(features[column])]
+    columns = f"its columns are {list(features)}, of which {images or 'none'} can be read as images"
     if image_column is not None:
         if image_column in images:
             return image_column
-        problem = "holds no images" if image_column in rows.column_names else "does not exist"
-        raise ValueError(f"`image_column` {image_column!r} {problem} in {name}; {_list_columns(rows, images)}.")
+        problem = "holds no images" if image_column in features else "does not exist"
+        raise ValueError(f"`image_column` {image_column!r} {problem} in {name}; {columns}.")
     for preferred in PREFERRED_IMAGE_COLUMNS:
         if preferred in images:
             return preferred
     if len(images) == 1:
         return images[0]
     problem = "several image columns: choose one with `image_column`" if images else "no image column"
-    raise ValueError(f"{name} has {problem}; {_list_columns(rows, images)}.")
-
-
-def _list_columns(rows: "datasets.Dataset", images: list[str]) -> str:
-    return f"its columns are {rows.column_names}, of which {images or 'none'} can be read as images"
+    raise ValueError(f"{name} has {problem}; {columns}.")
 
 
 def _holds_images(feature: object) -> bool:
@@ -259,20 +154,27 @@ def _read_labels(
     name: str, rows: "datasets.Dataset", label_column: str | None
 ) -> tuple[torch.Tensor | None, list[str] | None]:
     """Labels 0..K-1 and the K names. Without `label_column`, of the column `label` or the only column of classes."""
+    found = find_label_column(name, rows.features, label_column)
+    try:
+        return _labels_in(name, rows, found) if found else (None, None)
+    except ValueError:
+        if label_column is not None:
+            raise
+        return None, None  # nobody asked for these labels: a data set for unconditional training may lack some
+
+
+def find_label_column(name: str, features: Mapping[str, object], label_column: str | None) -> str | None:
+    """The column of the labels: without `label_column`, `label` or the only column of classes, or None."""
     import datasets
 
-    if label_column is None:
-        classes = [c for c in rows.column_names if isinstance(rows.features[c], datasets.ClassLabel)]
-        found = PREFERRED_LABEL_COLUMN if PREFERRED_LABEL_COLUMN in rows.column_names else None
-        found = found or (classes[0] if len(classes) == 1 else None)
-        try:
-            return _labels_in(name, rows, found) if found else (None, None)
-        except ValueError:  # nobody asked for these labels: a data set for unconditional training may lack some
-            return None, None
-    if label_column not in rows.column_names:
-        problem = f"does not exist in {name}; its columns are {rows.column_names}"
-        raise ValueError(f"`label_column` {label_column!r} {problem}.")
-    return _labels_in(name, rows, label_column)
+    if label_column is not None:
+        if label_column not in features:
+            problem = f"does not exist in {name}; its columns are {list(features)}"
+            raise ValueError(f"`label_column` {label_column!r} {problem}.")
+        return label_column
+    classes = [column for column in features if isinstance(features[column], datasets.ClassLabel)]
+    found = PREFERRED_LABEL_COLUMN if PREFERRED_LABEL_COLUMN in features else None
+    return found or (classes[0] if len(classes) == 1 else None)
 
 
 def _labels_in(name: str, rows: "datasets.Dataset", column: str) -> tuple[torch.Tensor, list[str]]:

@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from ddpm_ext.data.decoding import Format, Survey, crop_offset, decode, integer_dtype, survey
 from ddpm_ext.data.sources import ImageSource
+from ddpm_ext.randomness import DataOrder
 
 
 logger = logging.getLogger(__name__)
@@ -35,11 +36,23 @@ class Draw(NamedTuple):
     crop: torch.Tensor | None = None
 
 
+class Loaded(NamedTuple):
+    """Indices (B,) and integer images (B, C, H, W) of a draw; labels (B,) where only reading the images tells them."""
+
+    indices: torch.Tensor
+    images: torch.Tensor
+    labels: torch.Tensor | None = None
+
+
 class Store(Protocol):
     def __len__(self) -> int: ...
 
-    def read(self, plan: Iterable[Draw]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """The indices (B,) and the integer images (B, C, H, W) of each draw, in the plan's order."""
+    def order(self, seed: int, global_batch_size: int) -> DataOrder:
+        """The order of training that this store is made for."""
+        ...
+
+    def read(self, plan: Iterable[Draw], ahead: int = 0) -> Iterator[Loaded]:
+        """One for each draw, in the plan's order; a store that reads ahead does so for `ahead` draws."""
         ...
 
 
@@ -53,10 +66,13 @@ class MemoryStore:
     def __len__(self) -> int:
         return len(self.images)
 
-    def read(self, plan: Iterable[Draw]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def order(self, seed: int, global_batch_size: int) -> DataOrder:
+        return DataOrder(len(self), seed)
+
+    def read(self, plan: Iterable[Draw], ahead: int = 0) -> Iterator[Loaded]:
         for indices, crop in plan:
             indices = indices.cpu()
-            yield indices, self._crop(self.images.index_select(0, indices), crop)
+            yield Loaded(indices, self._crop(self.images.index_select(0, indices), crop))
 
     def _crop(self, images: torch.Tensor, crop: torch.Tensor | None) -> torch.Tensor:
         if images.shape[2:] == self.resolution:
@@ -70,7 +86,7 @@ class MemoryStore:
         return images[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
 
 
-class StreamStore:
+class DiskStore:
     """Images that `num_workers` processes decode when they are read; `kept` (N,) are their rows in the source."""
 
     def __init__(
@@ -85,16 +101,19 @@ class StreamStore:
     def __len__(self) -> int:
         return len(self.kept)
 
-    def read(self, plan: Iterable[Draw]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def order(self, seed: int, global_batch_size: int) -> DataOrder:
+        return DataOrder(len(self), seed)
+
+    def read(self, plan: Iterable[Draw], ahead: int = 0) -> Iterator[Loaded]:
         for indices, images in self._decode(self._places(plan), self.form.resolution):
-            yield torch.tensor(indices), images
+            yield Loaded(torch.tensor(indices), images)
 
     def decode_all(self, size: tuple[int, int], show_progress: bool) -> MemoryStore:
         """Decodes every image once and keeps it, cropped at the centre to `size` (h, w)."""
         shape = (len(self), self.form.channels, *size)
         decoded = torch.empty(shape, dtype=integer_dtype(self.form.max_value))
         places = ((list(chunk), None) for chunk in _chunks(len(self)))
-        with _bar("decoding images", len(self), show_progress) as bar:
+        with progress_bar("decoding images", len(self), show_progress) as bar:
             for indices, images in self._decode(places, size):
                 decoded[indices[0] : indices[-1] + 1] = images
                 bar.update(len(indices))
@@ -105,7 +124,7 @@ class StreamStore:
             yield indices.tolist(), None if crop is None or self.center_crop else crop.tolist()
 
     def _decode(self, places: Iterable[Places], size: tuple[int, int]) -> Iterator[tuple[list[int], torch.Tensor]]:
-        for indices, images in _in_order(_Decoder(self.source, self.kept, self.form, size), places, self.num_workers):
+        for indices, images in in_order(_Decoder(self.source, self.kept, self.form, size), places, self.num_workers):
             if isinstance(images, ValueError):
                 raise images
             yield indices, images
@@ -119,9 +138,12 @@ def survey_all(
     Without `skip_bad_images` the first that cannot be read is an error; with it, each is decoded in whole to find out.
     """
     surveys: list[Survey | ValueError] = []
-    with _bar("checking images" if skip_bad_images else "reading image headers", len(source), show_progress) as bar:
-        for chunk in _in_order(_Surveyor(source, skip_bad_images), _chunks(len(source)), num_workers):
-            surveys += chunk
+    seen: dict[Survey | ValueError, Survey | ValueError] = {}  # there are few kinds, and may be many images
+    with progress_bar(
+        "checking images" if skip_bad_images else "reading image headers", len(source), show_progress
+    ) as bar:
+        for chunk in in_order(_Surveyor(source, skip_bad_images), _chunks(len(source)), num_workers):
+            surveys += [seen.setdefault(result, result) for result in chunk]
             bar.update(len(chunk))
             if not skip_bad_images:
                 for result in chunk:
@@ -150,7 +172,7 @@ class _Surveyor:
             try:
                 results.append(survey(content, self.whole))
             except Exception as error:  # PIL's decoders raise many kinds
-                results.append(_bad_image(self.source, row, error))
+                results.append(bad_image(self.source.describe(row), why_bad(error)))
         return results
 
 
@@ -171,28 +193,33 @@ class _Decoder:
             try:
                 image = decode(content, self.form)
             except Exception as error:  # PIL's decoders raise many kinds
-                return indices, _bad_image(self.source, row, error)
-            images.append(self._crop(image, None if crop is None else crop[place]))
+                return indices, bad_image(self.source.describe(row), why_bad(error))
+            images.append(cropped(image, self.size, None if crop is None else crop[place]))
         return indices, torch.stack(images)
 
-    def _crop(self, image: torch.Tensor, crop: list[float] | None) -> torch.Tensor:
-        if image.shape[1:] == self.size:
-            return image
-        uniforms = (None, None) if crop is None else torch.tensor(crop, dtype=torch.float64)
-        top, left = (
-            int(crop_offset(have - want, uniform))
-            for have, want, uniform in zip(image.shape[1:], self.size, uniforms, strict=True)
-        )
-        return image[:, top : top + self.size[0], left : left + self.size[1]]
 
-
-def _bad_image(source: ImageSource, row: int, error: Exception) -> ValueError:
-    reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-    if isinstance(error, PIL.UnidentifiedImageError):  # its own message holds a memory address
-        reason = "not a kind of image that PIL knows"
-    return ValueError(
-        f"{source.describe(row)} cannot be decoded ({reason}); mend it, remove it, or pass `skip_bad_images`."
+def cropped(image: torch.Tensor, size: tuple[int, int], crop: list[float] | None) -> torch.Tensor:
+    """The part of (C, h, w) that is `size` (H, W) large; `crop` is that of a `Draw`."""
+    if image.shape[1:] == size:
+        return image
+    uniforms = (None, None) if crop is None else torch.tensor(crop, dtype=torch.float64)
+    top, left = (
+        int(crop_offset(have - want, uniform))
+        for have, want, uniform in zip(image.shape[1:], size, uniforms, strict=True)
     )
+    return image[:, top : top + size[0], left : left + size[1]]
+
+
+def why_bad(error: Exception) -> str:
+    """What a decoder complains of, as a part of a sentence."""
+    if isinstance(error, PIL.UnidentifiedImageError):  # its own message holds a memory address
+        return "not a kind of image that PIL knows"
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
+def bad_image(described: str, reason: str) -> ValueError:
+    """The sentence for an image that cannot be decoded."""
+    return ValueError(f"{described} cannot be decoded ({reason}); mend it, remove it, or pass `skip_bad_images`.")
 
 
 class _Work(Dataset):
@@ -205,7 +232,7 @@ class _Work(Dataset):
         return self.function(item)
 
 
-def _in_order(function: Callable[[Item], Result], items: Iterable[Item], num_workers: int) -> Iterator[Result]:
+def in_order(function: Callable[[Item], Result], items: Iterable[Item], num_workers: int) -> Iterator[Result]:
     """`map`, by worker processes: items, which may be endless, go out in order and results come back in order."""
     if num_workers == 0:
         return map(function, items)
@@ -229,5 +256,5 @@ def _chunks(count: int) -> Iterator[range]:
     return (range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK))
 
 
-def _bar(description: str, total: int, shown: bool) -> tqdm:
+def progress_bar(description: str, total: int, shown: bool) -> tqdm:
     return tqdm(desc=description, total=total, unit=" images", disable=not shown, delay=BAR_DELAY_SECONDS, leave=False)

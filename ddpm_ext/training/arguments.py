@@ -38,7 +38,9 @@ class DataArguments(Group):
     )
     dataset_config_name: Text | None = flag(None, "Configuration of the data set, if it has several.")
     train_data_dir: Text | None = flag(
-        None, "Folder of images (sub-folders are the classes) or of parquet files, in place of dataset_name."
+        None,
+        "Folder of images (sub-folders are the classes) or of parquet files, or a file, glob or URL of parquet files,"
+        " in place of dataset_name.",
     )
     train_split: Text = flag("train", "Split that is trained on.")
     test_split: Text = flag("test", "Split that is held out for evaluation.")
@@ -61,6 +63,18 @@ class DataArguments(Group):
     )
     skip_bad_images: Switch = flag(
         False, "Count and report images that cannot be decoded; otherwise the first one is an error."
+    )
+    streaming: Switch = flag(
+        False,
+        "Read parquet files, local or of the Hub, row group by row group while training: nothing is downloaded or"
+        " decoded before. An epoch shuffles the row groups, and the images only within windows of shuffle_window."
+        " Needs resolution.",
+    )
+    shuffle_window: Count = flag(
+        4096,
+        "With streaming: about how many images are shuffled among each other. Memory holds two windows of encoded"
+        " images, shared by the processes; resuming reads one.",
+        metavar="IMAGES",
     )
     dataloader_num_workers: CountOrZero = flag(
         0, "Processes that decode images while the network computes; 0 decodes in the training process."

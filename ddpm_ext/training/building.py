@@ -52,6 +52,8 @@ def _load_split(arguments: Arguments, split: str) -> ImageData:
         skip_bad_images=data.skip_bad_images,
         num_workers=data.dataloader_num_workers,
         show_progress=is_main_process(),
+        streaming=data.streaming,
+        shuffle_window=data.shuffle_window,
     )
 
 
@@ -139,10 +141,9 @@ def _check_config(config: dict[str, object], channels: int, outputs: int, num_cl
 
 def names_of_classes(data: ImageData) -> dict[str, str]:
     """The classes of `data` by id, {"0": name, ...}; a ValueError where it has no labels."""
-    if data.labels is None:
+    if data.class_names is None:
         raise ValueError(
             "`label_column` names no column, and the data set has no labels that could be found: a class-conditional "
             f"model needs them (columns: {', '.join(data.columns)})."
         )
-    names = data.class_names or [str(label) for label in range(int(data.labels.max()) + 1)]
-    return {str(label): name for label, name in enumerate(names)}
+    return {str(label): name for label, name in enumerate(data.class_names)}

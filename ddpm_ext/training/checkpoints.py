@@ -11,6 +11,8 @@ from pickle import UnpicklingError
 from diffusers import UNet2DModel
 from safetensors import SafetensorError
 
+from .global_batch import GlobalBatch
+
 
 _PREFIX = "checkpoint-"
 
@@ -91,7 +93,7 @@ def read_whole(checkpoint: Path) -> Iterator[None]:
         ) from error
 
 
-def check_same_run(checkpoint: Path, identity: Mapping[str, object]) -> dict[str, object]:
+def check_same_run(checkpoint: Path, identity: Mapping[str, object], global_batch: GlobalBatch) -> dict[str, object]:
     """What `checkpoint` says of its run; ValueError where that differs from this one in what `identity` names."""
     try:
         saved = json.loads((checkpoint / "state" / "run.json").read_text())
@@ -100,10 +102,14 @@ def check_same_run(checkpoint: Path, identity: Mapping[str, object]) -> dict[str
             f"`resume_from_checkpoint` is {checkpoint}, which is no checkpoint: its state/run.json cannot be read."
         ) from None
     for name, value in identity.items():
-        if saved.get(name) != value:
+        there = saved.get(name)
+        if there != value:
+            advice = "a run can only be resumed as it was started"
+            if name == "global_batch_size" and isinstance(there, int):
+                advice = global_batch.how_to_make(there)
             raise ValueError(
-                f"`resume_from_checkpoint` is {checkpoint}, which was trained with {name} = {saved.get(name)}, and "
-                f"this run has {value}: a run can only be resumed as it was started."
+                f"`resume_from_checkpoint` is {checkpoint}, which was trained with {name} = {there}, and this run has "
+                f"{value}: {advice}."
             )
     return saved
 

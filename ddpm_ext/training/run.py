@@ -25,7 +25,7 @@ from ddpm_ext.diffusion import LossSecondMomentTimesteps, UniformTimesteps
 from ddpm_ext.pipelines import ImprovedDDPMPipeline
 from ddpm_ext.publishing.model_card import write_model_card
 from ddpm_ext.publishing.uploads import BackgroundUploads
-from ddpm_ext.randomness import DataOrder, Draws, seed_for
+from ddpm_ext.randomness import Draws, seed_for
 
 from .arguments import Arguments
 from .checkpoints import (
@@ -38,6 +38,7 @@ from .checkpoints import (
     remove_oldest,
     written_whole,
 )
+from .global_batch import GlobalBatch
 from .held_out import HeldOut
 from .interruption import INTERRUPTED, Interruption
 from .logs import Logs
@@ -87,16 +88,18 @@ class Run:
         check_processes()
         check_distribution(self.accelerator)
         use_all_cores()
-        world = self.accelerator.num_processes
-        self.global_batch_size = training.train_batch_size * world * training.gradient_accumulation_steps
+        global_batch = GlobalBatch(
+            training.train_batch_size, self.accelerator.num_processes, training.gradient_accumulation_steps
+        )
+        self.global_batch_size = global_batch.size
         self.steps_per_epoch = max(1, round(len(data) / self.global_batch_size))
         self.total_steps = training.max_train_steps or training.num_epochs * self.steps_per_epoch
         resume_from = self._checkpoint_to_resume()
-        self._check_batches()
+        global_batch.check_fits(len(data))
         self.held_out = HeldOut(arguments, data, self.accelerator) if arguments.logging.eval_steps else None
 
         self.state = TrainingState(self.accelerator, unet, training, self.total_steps)
-        self._order = DataOrder(len(data), training.seed)
+        self._order = data.order(training.seed, self.global_batch_size)
         self._losses = LossRecord(arguments.process.num_train_timesteps)
         self._gradient_norm = torch.zeros(())
         self._seen: list[Tensor] = []
@@ -104,7 +107,7 @@ class Run:
         self.uploads = self._uploads() if arguments.logging.push_to_hub else None
         self._tracker_run_id: str | None = None
         if resume_from is not None:
-            saved = check_same_run(resume_from, self._identity())
+            saved = check_same_run(resume_from, self._identity(), global_batch)
             self._tracker_run_id = saved.get("tracker_run_id")
             with read_whole(resume_from):
                 check_same_network(resume_from, unet)
@@ -118,15 +121,6 @@ class Run:
             (self.output_dir / "config.yaml").write_text(to_yaml(arguments))
             (self.output_dir / "run.json").write_text(describe_run(arguments, self.accelerator, data))
         self.accelerator.wait_for_everyone()
-
-    def _check_batches(self) -> None:
-        if self.global_batch_size > len(self.data):
-            training, processes = self.arguments.training, self.accelerator.num_processes
-            raise ValueError(
-                f"`train_batch_size` makes {self.global_batch_size} images per update ({training.train_batch_size}, "
-                f"times {processes} processes, times {training.gradient_accumulation_steps} accumulation steps), but "
-                f"the data set has only {len(self.data)}: a global batch of at most that many is accepted."
-            )
 
     @property
     def network(self) -> torch.nn.Module:
@@ -147,7 +141,8 @@ class Run:
         """
         self.logs.start(flatten(self.arguments), self.step, self.total_steps, self._tracker_run_id)
         self.network.train()
-        batches = self.data.batches(self._plan(), self.accelerator.device)
+        ahead = self._order.steps_ahead * self.arguments.training.gradient_accumulation_steps
+        batches = self.data.batches(self._plan(), self.accelerator.device, ahead)
         with Interruption(self.accelerator) as interruption, self.logs.bar:
             while self.step < self.total_steps:
                 for micro_batch in range(self.arguments.training.gradient_accumulation_steps):
