@@ -9,7 +9,6 @@ from diffusers import DiffusionPipeline, ImagePipelineOutput, SchedulerMixin, UN
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from ddpm_ext.publishing.uploads import add_run, upload_folder
 from ddpm_ext.schedulers.stock import sampler_for
 
 
@@ -45,6 +44,9 @@ class ImprovedDDPMPipeline(DiffusionPipeline):
         A repository that does not exist is made, private unless `private` is false. `licence` is the card's, such as
         "mit". A pipeline that was loaded from the folder of a run gets a card that tells how it was trained.
         """
+        # Imported here, as exports that need no ddpm_ext go without this method.
+        from ddpm_ext.publishing.uploads import add_run, upload_folder
+
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder)
             add_run(Path(folder), Path(self.config.get("_name_or_path") or folder))
