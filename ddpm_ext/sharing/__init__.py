@@ -1,0 +1,1 @@
+"""Sharing models: exports, conversions, model cards, the Hub."""
