@@ -267,10 +267,3 @@ def test_ours_are_opened_as_what_they_are(saved):
 def test_a_folder_that_is_no_pipeline_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"`model` is .*, which holds no pipeline: .*model_index\.json"):
         load_pipeline(str(tmp_path))
-
-
-@pytest.mark.parametrize("index", ["{", "{}", "[]", '{"_class_name": "NoSuchPipeline"}'])
-def test_an_index_that_is_none_is_refused(tmp_path, index):
-    (tmp_path / "model_index.json").write_text(index)
-    with pytest.raises(ValueError, match="`model` is .*, which could not be loaded: "):
-        load_pipeline(str(tmp_path))
