@@ -1,11 +1,12 @@
 """The folder of a run: whose it is, how the pipeline at its root is replaced, and what to do with it."""
 
 import shutil
+import textwrap
 from pathlib import Path
 
 from diffusers import DiffusionPipeline
 
-from ddpm_ext.pipelines import ClassConditionalDDPMPipeline
+from ddpm_ext.sharing.loading_lines import package_lines
 
 
 _OF_A_RUN = (
@@ -61,14 +62,9 @@ def replace_pipeline(pipeline: DiffusionPipeline, output_dir: Path) -> None:
 
 def closing_words(output_dir: Path, pipeline: DiffusionPipeline) -> str:
     """Where everything is, and the lines that load it."""
-    argument = "class_labels=[0, 1, 2]" if isinstance(pipeline, ClassConditionalDDPMPipeline) else "batch_size=16"
+    lines = textwrap.indent(package_lines(pipeline, str(output_dir)), "    ")
     return f"""
 The trained pipeline is in {output_dir}: samples/ and loss.png show how it went, metrics.jsonl has the numbers,
 config.yaml repeats the run, checkpoints/ resumes it. Load it with
 
-    import ddpm_ext
-    from diffusers import DiffusionPipeline
-
-    pipe = DiffusionPipeline.from_pretrained("{output_dir}")
-    images = pipe({argument}).images
-"""
+{lines}"""
