@@ -1,4 +1,4 @@
-"""Makes diffusers find our classes by name: the only place that touches what diffusers keeps private.
+"""Makes diffusers find our classes by name, which touches what diffusers keeps private.
 
 diffusers (0.42) offers no way to register pipelines. Two things suffice: the package is known as a library of
 components, and its pipelines are attributes of `diffusers`, where `DiffusionPipeline.from_pretrained` looks a name

@@ -4,10 +4,8 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-from diffusers import ImagePipelineOutput, SchedulerMixin
+from diffusers import ImagePipelineOutput, SchedulerMixin, UNet2DModel
 from torch import Tensor
-
-from ddpm_ext.models import ClassConditionalUNet2DModel
 
 from .pipeline_improved_ddpm import Generators, ImprovedDDPMPipeline
 
@@ -21,7 +19,7 @@ class ClassConditionalDDPMPipeline(ImprovedDDPMPipeline):
 
     def __init__(
         self,
-        unet: ClassConditionalUNet2DModel,
+        unet: UNet2DModel,  # diffusers warns of any class but the named one, such as the copy in a folder with code
         scheduler: SchedulerMixin,
         id2label: Mapping[str, str] | None = None,
     ):

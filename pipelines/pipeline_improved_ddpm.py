@@ -10,12 +10,13 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from ddpm_ext.schedulers.stock import sampler_for
+from ddpm_ext.sharing.carried_code import CarriesCode
 
 
 Generators = torch.Generator | list[torch.Generator] | None
 
 
-class ImprovedDDPMPipeline(DiffusionPipeline):
+class ImprovedDDPMPipeline(CarriesCode, DiffusionPipeline):
     """Samples images from `unet`, a UNet2DModel, by `scheduler`.
 
     The scheduler's config says what the network predicts. A stock scheduler made by `from_config` from it works with

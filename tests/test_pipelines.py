@@ -285,13 +285,6 @@ def test_a_folder_that_is_no_pipeline_is_refused(tmp_path):
         load_pipeline(str(tmp_path))
 
 
-@pytest.mark.parametrize("index", ["{", "{}", "[]", '{"_class_name": "NoSuchPipeline"}'])
-def test_an_index_that_is_none_is_refused(tmp_path, index):
-    (tmp_path / "model_index.json").write_text(index)
-    with pytest.raises(ValueError, match="`model` is .*, which could not be loaded: "):
-        load_pipeline(str(tmp_path))
-
-
 OLD_NAMES = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
 

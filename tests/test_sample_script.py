@@ -101,7 +101,7 @@ def test_help_names_every_argument(script):
 
 BAD = {
     "no model": ((), "`model` must be given"),
-    "no such model": (("--model", "nowhere/at/all"), "`model` is nowhere/at/all, which could not be loaded"),
+    "no such model": (("--model", "nowhere/at/all"), "`model` is nowhere/at/all, which is no folder here"),
     "a folder without a pipeline": (("--model", "."), "`model` is ., which holds no pipeline"),
     "unknown flag": (("--modle", "x"), "did you mean `--model`?"),
     "unknown sampler": (("--model", "@unconditional", "--sampler", "unipcc"), "Did you mean 'unipc'?"),

@@ -44,11 +44,13 @@ def main() -> None:
     if output.is_file() or (output.is_dir() and any(output.iterdir())):
         raise ValueError(f"`output` is {output}, which exists: a folder, new or empty, is accepted.")
 
+    from ddpm_ext.pipelines.loading import load_pipeline
+    from ddpm_ext.training.checkpoints import newest_pipeline
     from ddpm_ext.training.ema import weighted_sum
 
     snapshots = _snapshots(Path(arguments.run), arguments.step)
     solution = _fit(snapshots, arguments.sigma_rel)
-    pipeline = _pipeline(Path(arguments.run))
+    pipeline = load_pipeline(newest_pipeline(arguments.run))
     _put(weighted_sum(snapshots, solution.coefficients.tolist()), pipeline)
     pipeline.save_pretrained(str(output))
     widths = ", ".join(f"{width:g}" for width in sorted({snapshot.profile.sigma_rel for snapshot in snapshots}))
@@ -86,16 +88,6 @@ def _fit(snapshots: "list[Snapshot]", sigma_rel: float) -> "Fit":
             "that they reach."
         )
     return solution
-
-
-def _pipeline(run: Path) -> "ImprovedDDPMPipeline":
-    """The run's pipeline, or that of its newest checkpoint where it has not saved one yet."""
-    from ddpm_ext.pipelines.loading import load_pipeline
-    from ddpm_ext.training.checkpoints import list_checkpoints
-
-    checkpoints = list_checkpoints(run / "checkpoints")
-    is_saved = (run / "model_index.json").is_file() or not checkpoints
-    return load_pipeline(str(run if is_saved else checkpoints[-1]))
 
 
 def _put(weights: "dict[str, Tensor]", pipeline: "ImprovedDDPMPipeline") -> None:

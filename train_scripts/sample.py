@@ -55,10 +55,11 @@ def main() -> None:
     from ddpm_ext.evaluation.generate import Sampling, generate
     from ddpm_ext.pipelines.loading import load_pipeline
     from ddpm_ext.schedulers.samplers import make_sampler
+    from ddpm_ext.training.checkpoints import newest_pipeline
     from ddpm_ext.training.processes import check_processes, on_cpu, use_all_cores
 
     disable_progress_bar()  # of loading two small files
-    pipeline = load_pipeline(arguments.model)
+    pipeline = load_pipeline(newest_pipeline(arguments.model))
     pipeline.scheduler = make_sampler(arguments.sampler, pipeline.scheduler)
     labels = _labels(pipeline, arguments)
     accelerator = Accelerator(cpu=on_cpu())

@@ -49,7 +49,7 @@ def sampler_for(scheduler: SchedulerMixin) -> "ImprovedDDPMScheduler | StockSamp
     Stock DDPM and DDIM are replaced by ours of the same config, which do what they mean to do: theirs return NaN for
     some variance types, and step between wrong timesteps where the number of steps does not divide the chain.
     """
-    if isinstance(scheduler, ImprovedDDPMScheduler):
+    if hasattr(scheduler, "network_timestep"):  # ours, or the copy of it in a folder with code, which is another class
         return scheduler
     if isinstance(scheduler, DDPMScheduler | DDPMParallelScheduler):
         return trained_scheduler(scheduler.config)

@@ -44,6 +44,16 @@ def find_checkpoint(folder: Path, which: str) -> Path:
     )
 
 
+def newest_pipeline(model: str) -> str:
+    """The folder of a run's pipeline: its root or, where it has none yet, its newest checkpoint.
+
+    Any other `model`, such as the name of a repository, is returned as it is.
+    """
+    checkpoints = list_checkpoints(Path(model) / "checkpoints")
+    is_saved = (Path(model) / "model_index.json").is_file() or not checkpoints
+    return model if is_saved else str(checkpoints[-1])
+
+
 WRITE_ERRORS = (OSError, SafetensorError, RuntimeError)
 """What a full or failing disk raises: from Python, from safetensors, from torch.save."""
 

@@ -5,6 +5,7 @@ import platform
 import shlex
 import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +15,7 @@ from accelerate import Accelerator
 from diffusers import DiffusionPipeline
 
 from ddpm_ext.data.images import ImageData
-from ddpm_ext.pipelines import ClassConditionalDDPMPipeline
+from ddpm_ext.sharing.loading_lines import package_lines
 
 from .arguments import Arguments
 
@@ -115,14 +116,9 @@ def upload_words(output_dir: Path, repo_id: str, address: str | None) -> str:
 
 def closing_words(output_dir: Path, pipeline: DiffusionPipeline) -> str:
     """Where everything is, and the lines that load it."""
-    argument = "class_labels=[0, 1, 2]" if isinstance(pipeline, ClassConditionalDDPMPipeline) else "batch_size=16"
+    lines = textwrap.indent(package_lines(pipeline, str(output_dir)), "    ")
     return f"""
 The trained pipeline is in {output_dir}: samples/ and loss.png show how it went, metrics.jsonl has the numbers,
 config.yaml repeats the run, checkpoints/ resumes it. Load it with
 
-    import ddpm_ext
-    from diffusers import DiffusionPipeline
-
-    pipe = DiffusionPipeline.from_pretrained("{output_dir}")
-    images = pipe({argument}).images
-"""
+{lines}"""
