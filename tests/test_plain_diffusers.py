@@ -12,7 +12,7 @@ from diffusers import (
 )
 from torch import Tensor
 
-from ddpm_ext import ImprovedDDPMPipeline, ImprovedDDPMScheduler
+from ddpm_ext import ImprovedDDPMPipeline, ImprovedDDPMScheduler, ImprovedUNet2DModel
 from ddpm_ext.diffusion import VARIANCE_TYPES
 from ddpm_ext.sharing.plain_diffusers import closest_fixed_variance, to_plain_diffusers
 from tests.conftest import tiny_class_conditional, tiny_unet
@@ -238,3 +238,10 @@ def test_deepinv_denoises_as_we_do(prediction_type, variance_type, tmp_path):
             output = pipeline.unet(x_t, torch.tensor([step, step])).sample[:, :3]
             ours = pipeline.scheduler.parameterization.predict_x_0(process, output, x_t, t).clamp(-1, 1)
         torch.testing.assert_close(theirs, (ours + 1) / 2, rtol=0, atol=1e-3)
+
+
+def test_a_network_that_only_ours_can_be_is_refused():
+    config = {**tiny_unet().config, "attention_head_dim": [4, 8]}
+    network = ImprovedUNet2DModel.from_config(config)
+    with pytest.raises(ValueError, match="equally many heads on levels of different widths.*'self_contained'"):
+        to_plain_diffusers(ImprovedDDPMPipeline(network, ImprovedDDPMScheduler()))

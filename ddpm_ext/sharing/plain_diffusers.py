@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..diffusion.parameterization import Parameterization, ddim_distribution
 from ..diffusion.respacing import space_timesteps
+from ..models import is_stock
 from ..schedulers import ImprovedDDPMScheduler
 from ..schedulers.stock import trained_scheduler
 
@@ -41,6 +42,11 @@ def to_plain_diffusers(pipeline: DiffusionPipeline, class_label: int | str | Non
     if not isinstance(network, UNet2DModel):
         raise ValueError(
             f"`format` is 'diffusers', but the network is a {type(network).__name__}: a UNet2DModel is accepted."
+        )
+    if not is_stock(network.config):
+        raise ValueError(
+            "`format` is 'diffusers', but the network has equally many heads on levels of different widths, or "
+            "OpenAI's timestep embedding, for which a UNet2DModel has no word: 'self_contained' is accepted."
         )
     takes_labels = network.config.num_class_embeds is not None
     label = None if class_label is None else _label_id(pipeline, class_label)
