@@ -13,9 +13,11 @@ CLASSES = [getattr(ddpm_ext, name) for name in ddpm_ext.__all__ if name not in (
 
 
 def definitions(source: str) -> dict[str, str]:
-    """The functions and classes at the top of a module, by name, as they are written."""
-    found = (node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef | ast.ClassDef))
-    return {node.name: ast.get_source_segment(source, node) for node in found}
+    """The functions and classes at the top of a module, by name, as they are written, but for what uploads."""
+    found = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    for node in found:
+        node.body = [part for part in node.body if "ddpm_ext.publishing" not in ast.unparse(part)]
+    return {node.name: ast.unparse(node) for node in found}
 
 
 def part(monkeypatch: pytest.MonkeyPatch, source: str) -> module._Part:
@@ -36,6 +38,12 @@ def test_a_bundle_imports_nothing_of_ours_and_only_what_everyone_has(cls):
     roots |= {node.module.split(".")[0] for node in nodes if isinstance(node, ast.ImportFrom)}
     assert not [node for node in nodes if isinstance(node, ast.ImportFrom) and node.level]
     assert roots <= {*LIBRARIES, *sys.stdlib_module_names}
+
+
+def test_what_uploads_is_left_out_for_that_of_diffusers():
+    bundled = bundle(ddpm_ext.ClassConditionalDDPMPipeline).source
+    assert "push_to_hub" not in bundled.replace("push_to_hub: bool", "").replace("save_directory, push_to_hub", "")
+    assert "push_to_hub" in vars(ddpm_ext.ImprovedDDPMPipeline)
 
 
 @pytest.mark.parametrize("cls", CLASSES)
