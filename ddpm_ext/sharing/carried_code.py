@@ -59,8 +59,8 @@ class CarriesCode:
     """
 
     @classmethod
-    def _dict_from_json_file(cls, json_file: str) -> dict[str, object]:
-        content = super()._dict_from_json_file(json_file)
+    def _dict_from_json_file(cls, json_file: str, **options: object) -> dict[str, object]:
+        content = super()._dict_from_json_file(json_file, **options)  # which, the releases of diffusers differ in
         is_installed = cls.__module__.startswith("ddpm_ext.")
         return without_code(content) if is_installed and Path(json_file).name == INDEX else content
 
