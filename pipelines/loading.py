@@ -18,7 +18,7 @@ from diffusers import DDPMPipeline, ModelMixin, SchedulerMixin
 from packaging.version import InvalidVersion, Version
 from safetensors import SafetensorError, safe_open
 
-from ddpm_ext.sharing.carried_code import without_code
+from ddpm_ext.publishing.carried_code import without_code
 
 from .finding import find_folder, find_index
 from .pipeline_class_conditional_ddpm import ClassConditionalDDPMPipeline

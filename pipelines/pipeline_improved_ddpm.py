@@ -9,8 +9,8 @@ from diffusers import DiffusionPipeline, ImagePipelineOutput, SchedulerMixin, UN
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from ddpm_ext.publishing.carried_code import CarriesCode
 from ddpm_ext.schedulers.stock import sampler_for
-from ddpm_ext.sharing.carried_code import CarriesCode
 
 
 Generators = torch.Generator | list[torch.Generator] | None

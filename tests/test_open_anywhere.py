@@ -12,8 +12,8 @@ import torch
 
 from ddpm_ext import ImprovedDDPMPipeline, ImprovedDDPMScheduler
 from ddpm_ext.diffusion import PREDICTION_TYPES, VARIANCE_TYPES
+from ddpm_ext.publishing.carried_code import add_code
 from ddpm_ext.sharing.bundle import bundle, named_by_content
-from ddpm_ext.sharing.carried_code import add_code
 from ddpm_ext.sharing.export import export_pipeline
 from tests import open_elsewhere
 from tests.conftest import tiny_class_conditional, tiny_unet

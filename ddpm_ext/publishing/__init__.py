@@ -1,1 +1,1 @@
-"""Model cards made from the files in a pipeline's folder, and uploads of such folders to the Hub."""
+"""What goes with a pipeline into its folder and to the Hub: its model card, its code, the upload itself."""

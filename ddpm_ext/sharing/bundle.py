@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec, resolve_name
 
-from .carried_code import STEM_PREFIX, CodeFile
+from ddpm_ext.publishing.carried_code import STEM_PREFIX, CodeFile
 
 
 LIBRARIES = ("diffusers", "numpy", "PIL", "torch")

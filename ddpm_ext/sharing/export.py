@@ -7,9 +7,10 @@ from typing import Literal, get_args
 
 from diffusers import DiffusionPipeline
 
+from ddpm_ext.publishing.carried_code import CodeFile, add_code
+
 from ..diffusion.checks import one_of
 from .bundle import bundle
-from .carried_code import CodeFile, add_code
 from .loading_lines import package_lines, plain_lines, self_contained_lines
 from .new_folder import new_folder
 from .plain_diffusers import to_plain_diffusers
