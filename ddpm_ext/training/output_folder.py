@@ -6,7 +6,7 @@ import shlex
 import shutil
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from diffusers import DiffusionPipeline
 
 from ddpm_ext.data.images import ImageData
+from ddpm_ext.publishing.uploads import BackgroundUploads
 from ddpm_ext.sharing.loading_lines import package_lines
 
 from .arguments import Arguments
@@ -102,6 +103,15 @@ def _without_token(argv: Sequence[str]) -> list[str]:
         else:
             shown.append(part)
     return shown
+
+
+def uploads_of(arguments: Arguments, warn: Callable[[str], None]) -> BackgroundUploads | None:
+    """What uploads the run, where it is asked for."""
+    logging = arguments.logging
+    if not logging.push_to_hub:
+        return None
+    repo_id = logging.hub_model_id or Path(arguments.training.output_dir).resolve().name
+    return BackgroundUploads(repo_id, logging.hub_private_repo, logging.hub_token, logging.hub_license, warn)
 
 
 def upload_words(output_dir: Path, repo_id: str, address: str | None) -> str:

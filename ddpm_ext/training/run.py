@@ -24,7 +24,6 @@ from ddpm_ext.data.images import Draw, ImageData
 from ddpm_ext.diffusion import LossSecondMomentTimesteps, UniformTimesteps
 from ddpm_ext.pipelines import ImprovedDDPMPipeline
 from ddpm_ext.publishing.model_card import write_model_card
-from ddpm_ext.publishing.uploads import BackgroundUploads
 from ddpm_ext.randomness import Draws, seed_for
 
 from .arguments import Arguments
@@ -50,6 +49,7 @@ from .output_folder import (
     describe_run,
     replace_pipeline,
     upload_words,
+    uploads_of,
 )
 from .processes import check_processes, on_cpu, use_all_cores
 from .recipes import flatten, to_yaml
@@ -104,7 +104,7 @@ class Run:
         self._gradient_norm = torch.zeros(())
         self._seen: list[Tensor] = []
         self.logs = Logs(arguments.logging, self.accelerator, self.output_dir)
-        self.uploads = self._uploads() if arguments.logging.push_to_hub else None
+        self.uploads = uploads_of(arguments, self.logs.warn)
         self._tracker_run_id: str | None = None
         if resume_from is not None:
             saved = check_same_run(resume_from, self._identity(), global_batch)
@@ -247,13 +247,6 @@ class Run:
         self.logs.metrics(self.step, values)
 
     # ------------------------------------------------------------------ what is kept
-
-    def _uploads(self) -> BackgroundUploads:
-        logging = self.arguments.logging
-        repo_id = logging.hub_model_id or self.output_dir.resolve().name
-        return BackgroundUploads(
-            repo_id, logging.hub_private_repo, logging.hub_token, logging.hub_license, self.logs.warn
-        )
 
     def pipeline(self) -> ImprovedDDPMPipeline:
         """The pipeline as it would be saved now: of the averaged weights where there is an average."""
