@@ -32,10 +32,10 @@ from PIL import Image
 
 SIDE, GROUP, SHARDS = 256, 100, 24
 IMAGE_BYTES = 3 * SIDE**2
-WINDOW = 1024
+WINDOW = 512
 BATCH = 64
 TRAIN = (
-    "--resolution 16 --block_out_channels 8 16 --layers_per_block 1 --attention_head_dim 8 --num_epochs 1 "
+    "--resolution 8 --block_out_channels 8 16 --layers_per_block 1 --attention_head_dim 8 --num_epochs 1 "
     "--lr_warmup_steps 0 --checkpointing_steps 1000000 --logging_steps 20 --save_images_steps 1000000 "
     "--num_inference_steps 2 --eval_batch_size 1 --logger none --image_channels 3"
 ).split()
@@ -102,7 +102,7 @@ def train_under_limit(allowed_bytes: int, argv: list[str]) -> dict[str, float]:
     def watch() -> None:
         while True:
             peak[0] = max(peak[0], memory_bytes())
-            time.sleep(0.1)
+            time.sleep(0.3)
 
     Run.update = timed
     threading.Thread(target=watch, daemon=True).start()

@@ -162,7 +162,7 @@ def open_shards(where: Location, split: str, image_column: str | None, label_col
 def _opened(filesystem: fsspec.AbstractFileSystem, path: str) -> Iterator[BinaryIO]:
     """A file to read at any place; of one that is not local no more is fetched than pyarrow asks for."""
     local = isinstance(filesystem, LocalFileSystem)
-    with pa.OSFile(path) if local else filesystem.open(path, cache_type="none") as file:
+    with pa.memory_map(path) if local else filesystem.open(path, cache_type="none") as file:
         yield file
 
 
