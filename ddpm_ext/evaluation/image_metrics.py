@@ -106,11 +106,8 @@ def _radii(features: Tensor, k: int) -> Tensor:
 
 def _distance(one: Moments, other: Moments, factor: Tensor) -> float:
     """`factor`: F with F F^T the covariance of `other`."""
-    # C1 C2 and the symmetric F^T C1 F have the same eigenvalues. Those that are 0 come out as rounding, whose root is
-    # not small: left in, they would differ from machine to machine in the sixth digit.
-    values = torch.linalg.eigvalsh(factor.T @ one.covariance @ factor)
-    noise = values.abs().max() * len(values) * torch.finfo(values.dtype).eps
-    overlap = torch.where(values > noise, values, 0).sqrt().sum()
+    # C1 C2 and the symmetric F^T C1 F have the same eigenvalues.
+    overlap = _roots(torch.linalg.eigvalsh(factor.T @ one.covariance @ factor)).sum()
     shift = one.mean - other.mean
     return float(shift @ shift + one.covariance.trace() + other.covariance.trace() - 2 * overlap)
 
@@ -121,4 +118,13 @@ def _factor(covariance: Tensor) -> Tensor:
     if not failed:
         return factor
     values, vectors = torch.linalg.eigh(covariance)
-    return vectors * values.clamp(min=0).sqrt()
+    return vectors * _roots(values)
+
+
+def _roots(values: Tensor) -> Tensor:
+    """Square roots of eigenvalues, (D,); of those that are 0 but for rounding, 0.
+
+    The root of rounding is not small: left in, it would differ from machine to machine in the sixth digit.
+    """
+    noise = values.abs().max() * len(values) * torch.finfo(values.dtype).eps
+    return torch.where(values > noise, values, 0).sqrt()

@@ -23,6 +23,7 @@ from .features import Extractor
 
 GROUPS = 10
 IMAGES_AT_A_TIME = 100
+_ADDED_AT_A_TIME = 1000
 
 
 @dataclass(frozen=True)
@@ -111,16 +112,17 @@ def extract(
     chunks = list(enumerate(indices.split(IMAGES_AT_A_TIME)))
     own = chunks[rank::world]
     sums = Sums.empty(extractor.dimension(images_of(images, indices[:1])), groups)
-    kept = []
+    waiting, kept = _Waiting(sums), []
     with tqdm(total=len(indices), desc=progress, unit="image", disable=progress is None or rank > 0) as bar:
         for (number, chunk), batch in zip(own, _read(images, (chunk for _, chunk in own)), strict=True):
             features = extractor(batch)
             start = number * IMAGES_AT_A_TIME
             for group, rows in _by_group(start, len(chunk), len(indices), groups):
-                sums.add(features[rows], group)
+                waiting.add(features[rows], group)
             if start < keep_features:
                 kept.append((number, features[: keep_features - start]))
             bar.update(min(len(chunk) * world, len(indices) - bar.n))
+    waiting.add_to_sums()
     if world > 1:
         sums = _sum_over_processes(sums, accelerator)
         kept = gather_object(kept)
@@ -137,6 +139,24 @@ def _read(images: Tensor | ImageData, chunks: Iterable[Tensor]) -> Iterator[Tens
     if isinstance(images, Tensor):
         return (images[chunk] for chunk in chunks)
     return images.integer_batches(Draw(chunk) for chunk in chunks)
+
+
+class _Waiting:
+    """Features of one group that wait to be added to `sums` together: products of D^2 numbers are slow to go through."""
+
+    def __init__(self, sums: Sums) -> None:
+        self.sums, self.group, self.parts = sums, 0, []
+
+    def add(self, features: Tensor, group: int) -> None:
+        if group != self.group or sum(map(len, self.parts)) >= _ADDED_AT_A_TIME:
+            self.add_to_sums()
+            self.group = group
+        self.parts.append(features)
+
+    def add_to_sums(self) -> None:
+        if self.parts:
+            self.sums.add(torch.cat(self.parts), self.group)
+            self.parts = []
 
 
 def _by_group(start: int, count: int, total: int, groups: int) -> Iterator[tuple[int, slice]]:
