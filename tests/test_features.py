@@ -110,6 +110,19 @@ def test_a_vision_model_gives_its_class_token_after_its_own_preprocessing(vision
     assert load_extractor(vision_transformer)(IMAGES).shape == (6, 16)
 
 
+def test_dinov2_sees_whole_images_of_224_pixels(vision_transformer, monkeypatch):
+    """As published: bicubic, without a crop, normalised with ImageNet's mean and deviation."""
+    from transformers import AutoModel
+
+    monkeypatch.setattr("ddpm_ext.evaluation.feature_networks._DINOV2", vision_transformer)
+    features = load_extractor("dinov2")(COLOUR)
+    resized = nn.functional.interpolate(COLOUR / 255, (224, 224), mode="bicubic", antialias=True).clamp(0, 1)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    seen = (resized - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+    model = AutoModel.from_pretrained(vision_transformer).eval()
+    torch.testing.assert_close(features, model(pixel_values=seen).last_hidden_state[:, 0].detach())
+
+
 def test_a_classifier_is_a_method_logits_or_a_model_of_transformers(gray, tmp_path):
     from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 

@@ -65,6 +65,11 @@ class Extractor:
             raise ValueError(f"`{self._argument}` is {self.name}, which gives NaN or infinity for some of the images.")
         return features
 
+    @property
+    def label(self) -> str:
+        """The name for readers: of a file or a folder, without the way to it."""
+        return Path(self.name).name if Path(self.name).exists() else self.name
+
     def dimension(self, images: Tensor) -> int:
         """D, found by trying one of the images that it is meant for, uint8 (B, C, H, W)."""
         return self(images[:1]).shape[1]

@@ -142,7 +142,7 @@ def _read(images: Tensor | ImageData, chunks: Iterable[Tensor]) -> Iterator[Tens
 
 
 class _Waiting:
-    """Features of one group that wait to be added to `sums` together: products of D^2 numbers are slow to go through."""
+    """Features of one group that wait to be added to `sums` together, as to go through all D^2 of them takes time."""
 
     def __init__(self, sums: Sums) -> None:
         self.sums, self.group, self.parts = sums, 0, []
