@@ -158,7 +158,7 @@ class Evaluator:
         share, note = found.near_share, verdict(found, gap)
         title = "share of samples near a training image"
         measurements.insert(0, Measurement("near_share", title, share, protocol, note))
-        histogram = nearest_distances(found.distances, found.held_out_distances, f"by {self.extractor.name}")
+        histogram = nearest_distances(found.distances, found.held_out_distances, f"by {self.extractor.label}")
         pairs = image_grid(side_by_side(samples, train, found, _PAIRS), columns=5)
         return measurements, {"nearest": pairs, "nearest_distances": as_image(histogram)}
 

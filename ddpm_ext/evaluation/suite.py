@@ -109,7 +109,9 @@ def measure_images(
     shared = {**protocol, "images": len(images), **reference.protocol, "features": extractor.name}
     compared = {**shared, "reference_images": len(reference.features)}
     device = "cpu" if accelerator is None or accelerator.device.type == "mps" else accelerator.device
-    frechet, kernel = _TITLES.get(extractor.name, (f"Fréchet distance ({extractor.name})", f"KID ({extractor.name})"))
+    frechet, kernel = _TITLES.get(
+        extractor.name, (f"Fréchet distance ({extractor.label})", f"KID ({extractor.label})")
+    )
     found = []
     if "fid" in metrics:
         found.append(Measurement("fid", frechet, frechet_estimate(extracted.sums, reference.moments), shared))
@@ -120,7 +122,7 @@ def measure_images(
         for name, value in precision_recall(extracted.features, reference.features, device).items():
             neighbours = PRECISION_NEIGHBOURS if name in ("precision", "recall") else COVERAGE_NEIGHBOURS
             how = {**compared, "neighbours": neighbours}
-            found.append(Measurement(name, f"{name} ({extractor.name})", Estimate(value), how))
+            found.append(Measurement(name, f"{name} ({extractor.label})", Estimate(value), how))
     if "class_accuracy" in metrics:
         how = {**compared, "classifier": classifier.name}
         read = classifier.read(images, extracted.features, reference), classifier.read_reference(data, reference)
