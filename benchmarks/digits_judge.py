@@ -6,6 +6,7 @@ from sklearn.svm import SVC
 
 from ddpm_ext.data.images import load_images, to_unit_range
 from ddpm_ext.evaluation.image_metrics import frechet_distance
+from ddpm_ext.evaluation.statistics import Moments
 
 
 def pixels(images: torch.Tensor) -> torch.Tensor:
@@ -20,6 +21,7 @@ class DigitsJudge:
         train, test = (load_images("digits", split=split, show_progress=False) for split in ("train", "test"))
         self.train, self.test = (data.integers(torch.arange(len(data))) for data in (train, test))
         self.train_labels, self.test_labels = train.labels, test.labels
+        self._moments = Moments.of(pixels(self.test))
         self._classifier = SVC(C=10).fit(pixels(self.train), self.train_labels)
 
     def read_as_asked(self, images: torch.Tensor, labels: list[int] | torch.Tensor) -> float:
@@ -28,4 +30,4 @@ class DigitsJudge:
 
     def distance(self, images: torch.Tensor) -> float:
         """Fréchet distance of the images to the test split, on 64 pixels in [-1, 1]."""
-        return frechet_distance(pixels(images), pixels(self.test))
+        return frechet_distance(Moments.of(pixels(images)), self._moments)

@@ -61,6 +61,17 @@ def loss_per_timestep(sums: Tensor, counts: Tensor, title: str = "", bins: int =
     return figure
 
 
+def nearest_distances(samples: Tensor, held_out: Tensor, title: str = "") -> Figure:
+    """How far samples are from their nearest training image, (N,), and how far held-out images are from theirs."""
+    figure, axes = _axes()
+    bins = torch.linspace(0, float(torch.cat([samples, held_out]).max()), 61).tolist()
+    for distances, color, label in ((held_out, "#c9a227", "held-out images"), (samples, "#1f4e8c", "samples")):
+        axes.hist(distances.tolist(), bins, density=True, histtype="stepfilled", alpha=0.45, color=color, label=label)
+    axes.set(xlabel="distance to the nearest training image", ylabel="density", title=title, xlim=(0, bins[-1]))
+    axes.legend(frameon=False)
+    return figure
+
+
 def as_image(figure: Figure, dpi: int = 120) -> Image.Image:
     """The figure as pixels."""
     buffer = io.BytesIO()

@@ -13,6 +13,8 @@ from accelerate.commands.config.config_args import load_config_from_file
 from diffusers import UNet2DModel
 from safetensors.torch import load_file
 
+from ddpm_ext.data.images import load_images
+from ddpm_ext.evaluation.records import read_measurements
 from ddpm_ext.training import processes
 from tests.parquet_files import noise, write
 from tests.training_helpers import Script, largest_difference, run_main, weights
@@ -30,6 +32,7 @@ FIFTY = (
 ONE, TWO = ["--train_batch_size", "8"], ["--train_batch_size", "4"]
 HALVES = [*TWO, "--gradient_accumulation_steps", "2"]
 SAMPLE = "--num_images 7 --num_inference_steps 3 --batch_size 2".split()
+EVALUATE = "--dataset_name digits --features pixels --metrics fid kid precision_recall class_accuracy".split()
 SCRIPTS = "ddpm_ext.train_scripts"
 
 
@@ -66,6 +69,12 @@ def alone(folder, streamed) -> Path:
         run_main(module, *FIFTY, *ONE, "--output_dir", folder / f"alone{name}")
         run_main(module, *FIFTY, *HALVES, "--output_dir", folder / f"halves{name}")
     run_main(f"{SCRIPTS}.sample", "--model", folder / "alone", *SAMPLE, "--output", folder / "alone.npz")
+    data = load_images("digits", show_progress=False)
+    first = torch.arange(333)
+    images = data.integers(first).permute(0, 2, 3, 1).numpy()
+    np.savez(folder / "real.npz", arr_0=images, arr_1=data.labels[first].numpy())
+    evaluate = ["--model", folder / "real.npz", *EVALUATE, "--reference_cache", folder / "alone-cache"]
+    run_main(f"{SCRIPTS}.evaluate", *evaluate, "--output", folder / "alone-evaluation")
     return folder / "alone"
 
 
@@ -92,6 +101,10 @@ def pair(folder, alone, streamed) -> Path:
         job["argv"] = [*FIFTY, *TWO, job["argv"][0], str(folder / job["argv"][1]), *job["argv"][2:]]
     sample = ["--model", str(alone), *SAMPLE, "--output", str(folder / "pair.npz")]
     jobs.append({"module": f"{SCRIPTS}.sample", "argv": sample})
+    for _ in range(2):  # with the statistics of the reference to be made, and with them to be read
+        evaluate = ["--model", str(folder / "real.npz"), *EVALUATE, "--reference_cache", str(folder / "pair-cache")]
+        evaluate += ["--output", str(folder / f"pair-evaluation-{len(jobs) - 8}")]
+        jobs.append({"module": f"{SCRIPTS}.evaluate", "argv": evaluate})
     (folder / "jobs.json").write_text(json.dumps(jobs))
     ended = launch(ROOT / "tests" / "run_jobs.py", str(folder / "jobs.json"))
     assert ended.returncode == 0, ended.stderr[-3000:]
@@ -143,7 +156,7 @@ def test_the_processes_log_what_one_would(pair, alone):
 
 def test_a_signal_to_one_process_stops_both_with_a_checkpoint(pair, folder):
     codes = [json.loads((folder / f"codes-{rank}.json").read_text()) for rank in (0, 1)]
-    assert codes[0] == codes[1] == [0, 0, 0, 75, 0, 0, 0, 0, 0]
+    assert codes[0] == codes[1] == [0, 0, 0, 75, 0, 0, 0, 0, 0, 0, 0]
     assert [path.name for path in (folder / "stopped" / "checkpoints").iterdir()] == ["checkpoint-10"]
 
 
@@ -151,6 +164,17 @@ def test_two_processes_sample_the_images_of_one(pair, folder):
     one, two = (np.load(folder / f"{name}.npz")["arr_0"] for name in ("alone", "pair"))
     assert one.shape == (7, 8, 8, 1)
     assert np.abs(one.astype(int) - two.astype(int)).max() <= 1  # batches of another size round otherwise
+
+
+@pytest.mark.parametrize("time", [0, 1])
+def test_two_processes_measure_the_numbers_of_one(time, pair, folder):
+    one, two = (
+        read_measurements(folder / name / "metrics.json") for name in ("alone-evaluation", f"pair-evaluation-{time}")
+    )
+    assert [measured.name for measured in one] == [measured.name for measured in two]
+    for measured, other in zip(one, two, strict=True):
+        assert measured.estimate.value == pytest.approx(other.estimate.value, rel=1e-7)
+        assert (measured.estimate.low or 0) == pytest.approx(other.estimate.low or 0, rel=1e-7)
 
 
 def test_a_mistake_under_two_processes_is_one_line(tmp_path):

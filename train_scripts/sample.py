@@ -69,7 +69,7 @@ def main() -> None:
     steps = arguments.num_inference_steps or {"ddpm": "250", "ddim": "50"}.get(arguments.sampler, "20")
     sampling = Sampling(
         seed=arguments.seed,
-        batch_size=arguments.batch_size,
+        batch_size=min(arguments.batch_size, -(-arguments.num_images // accelerator.num_processes)),
         num_inference_steps=int(steps) if steps.isdecimal() else steps,
         guidance_scale=arguments.guidance_scale,
         eta=arguments.eta,

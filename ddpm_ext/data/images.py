@@ -101,10 +101,13 @@ class ImageData:
             labels = None if labels is None else _to_device(labels, device)
             yield {"images": to_unit_range(_to_device(images, device), self.max_value), "labels": labels}
 
+    def integer_batches(self, plan: Iterable[Draw]) -> Iterator[torch.Tensor]:
+        """The images 0..`max_value` of each draw: (B, C, H, W), uint8, or int32 for 16 bits."""
+        return (loaded.images for loaded in self._store.read(plan))
+
     def integers(self, indices: torch.Tensor) -> torch.Tensor:
         """The chosen images 0..`max_value`, cropped at the centre: (B, C, H, W), uint8, or int32 for 16 bits."""
-        plan = (Draw(chunk) for chunk in indices.split(CHUNK))
-        return torch.cat([loaded.images for loaded in self._store.read(plan)])
+        return torch.cat(list(self.integer_batches(Draw(chunk) for chunk in indices.split(CHUNK))))
 
 
 def load_images(

@@ -1,9 +1,12 @@
 """Many images from a pipeline, shared over the processes of an accelerated run.
 
-Image i depends on the seed and on i alone: not on the batch it is made in, nor on the number of processes.
+Image i depends on the seed and on i alone: not on the batch it is made in, nor on the number of processes. (Batches of
+another size round otherwise, by a level in a few pixels. The processes share out whole batches, so that their number
+does not even do that.)
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,25 +36,33 @@ def generate(
     class_labels: Sequence[int] | None = None,
     accelerator: Accelerator | None = None,
     progress: str | None = None,
+    announce: Callable[[float], None] | None = None,
 ) -> Tensor:
     """`num_images` images, uint8 (N, C, H, W), the same on every process.
 
     `class_labels`, one id per image, are required by a class-conditional pipeline and refused by any other. `progress`
-    is the title of a bar that counts images.
+    is the title of a bar that counts images. `announce` is told, after the first batch, how many seconds all of them
+    will take.
     """
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator is not None else (0, 1)
-    own = list(range(rank, num_images, world))
+    batches = [list(batch) for batch in _batches(num_images, sampling.batch_size)]
     pipeline.set_progress_bar_config(disable=True)
     parts = []
+    started = time.perf_counter()
     with tqdm(total=num_images, desc=progress, unit="image", disable=progress is None or rank > 0) as bar:
-        for start in range(0, len(own), sampling.batch_size):
-            batch = own[start : start + sampling.batch_size]
+        for batch in batches[rank::world]:
             labels = None if class_labels is None else [class_labels[i] for i in batch]
             parts.append(_generate_batch(pipeline, batch, sampling, labels))
+            if len(parts) == 1 and announce is not None and rank == 0:
+                announce((time.perf_counter() - started) * -(-len(batches) // world))
             bar.update(min(len(batch) * world, num_images - bar.n))
     if world == 1:
         return torch.cat(parts)
-    return _interleave(parts, pipeline, num_images, accelerator)
+    return _in_order(parts, batches, pipeline, accelerator)
+
+
+def _batches(num_images: int, batch_size: int) -> list[range]:
+    return [range(start, min(start + batch_size, num_images)) for start in range(0, num_images, batch_size)]
 
 
 def _generate_batch(
@@ -87,22 +98,37 @@ def _generate_batch(
     return to_bytes(images).cpu()
 
 
+def labels_like(reference: Tensor | None, num_classes: int, num_images: int) -> list[int]:
+    """A class for each of `num_images`, evenly mixed: as frequent as in the labels `reference` (N,), or all alike.
+
+    A distance to images of uneven classes would otherwise measure the choice of the classes.
+    """
+    counts = torch.ones(num_classes) if reference is None else reference.bincount(minlength=num_classes)
+    wanted = counts.double() / counts.sum() * num_images
+    rounded = wanted.floor()
+    rest = num_images - int(rounded.sum())
+    rounded[(wanted - rounded).argsort(descending=True, stable=True)[:rest]] += 1
+    places = [((i + 0.5) / count, label) for label, count in enumerate(rounded.tolist()) for i in range(int(count))]
+    return [label for _, label in sorted(places)]
+
+
 def to_bytes(images: Tensor) -> Tensor:
     """Images in [0, 1] to uint8, rounded."""
     return (images * 255).round().to(torch.uint8)
 
 
-def _interleave(
-    parts: list[Tensor], pipeline: ImprovedDDPMPipeline, num_images: int, accelerator: Accelerator
+def _in_order(
+    parts: list[Tensor], batches: list[list[int]], pipeline: ImprovedDDPMPipeline, accelerator: Accelerator
 ) -> Tensor:
-    """All processes' images in the order of their numbers; process r made r, r + world, ..."""
+    """All processes' images in the order of their numbers; process r made the batches r, r + world, ..."""
     world = accelerator.num_processes
-    each = -(-num_images // world)
-    size = pipeline.unet.config.sample_size
-    height, width = (size, size) if isinstance(size, int) else size
-    padded = torch.zeros(each, pipeline.unet.config.in_channels, height, width, dtype=torch.uint8)
+    each, size = -(-len(batches) // world), len(batches[0])  # all batches are of this size, but for the last
+    sample_size = pipeline.unet.config.sample_size
+    height, width = (sample_size, sample_size) if isinstance(sample_size, int) else sample_size
+    padded = torch.zeros(each * size, pipeline.unet.config.in_channels, height, width, dtype=torch.uint8)
     if parts:
         own = torch.cat(parts)
         padded[: len(own)] = own
     gathered = accelerator.gather(padded.to(accelerator.device)).cpu()
-    return gathered.view(world, each, *padded.shape[1:]).transpose(0, 1).flatten(0, 1)[:num_images]
+    by_batch = gathered.view(world, each, size, *padded.shape[1:]).transpose(0, 1)
+    return by_batch.flatten(0, 2)[: sum(map(len, batches))]

@@ -3,15 +3,22 @@
 The number depends on the seed, the images and the batch size, and not on how many processes share the batches.
 """
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
 from ddpm_ext.data.images import Draw, ImageData
-from ddpm_ext.diffusion import BitsPerDimEstimate, estimate_bits_per_dim
+from ddpm_ext.diffusion import BitsPerDimEstimate, estimate_bits_per_dim, exact_bits_per_dim
+from ddpm_ext.diffusion.likelihood import Predict
 from ddpm_ext.pipelines import ClassConditionalDDPMPipeline, ImprovedDDPMPipeline
 from ddpm_ext.randomness import generator_for
+
+
+Measured = TypeVar("Measured")
 
 
 def check_has_likelihood(data: ImageData) -> None:
@@ -28,29 +35,62 @@ def estimated_bits_per_dim(
     batch_size: int = 64,
     accelerator: Accelerator | None = None,
     num_evaluations: int | None = None,
+    indices: Tensor | None = None,
 ) -> BitsPerDimEstimate:
     """The estimate for the first `num_images` of `data` (all, if there are fewer), the same on every process.
 
-    A class-conditional model is told the labels. `num_evaluations`: see `estimate_bits_per_dim`.
+    `indices`, int64 (N,): these images of the data instead. A class-conditional model is told the labels.
+    `num_evaluations`: see `estimate_bits_per_dim`.
     """
+    chosen = torch.arange(len(data))[:num_images] if indices is None else indices
+
+    def measure(predict: Predict, x_0: Tensor, generator: torch.Generator) -> BitsPerDimEstimate:
+        process, parameterization = pipeline.scheduler.process, pipeline.scheduler.parameterization
+        return estimate_bits_per_dim(process, parameterization, predict, x_0, generator, num_evaluations)
+
+    return BitsPerDimEstimate.joined(_of_batches(pipeline, data, chosen, seed, batch_size, accelerator, measure))
+
+
+def exact_bits_per_dim_of(
+    pipeline: ImprovedDDPMPipeline,
+    data: ImageData,
+    indices: Tensor,
+    seed: int = 0,
+    batch_size: int = 64,
+    accelerator: Accelerator | None = None,
+) -> Tensor:
+    """The bound, bits/dim, of each of the images of `data` at `indices` (N,), with every step of the chain: float32
+    (N,) on the CPU, the same on every process. A class-conditional model is told the labels."""
+
+    def measure(predict: Predict, x_0: Tensor, generator: torch.Generator) -> Tensor:
+        process, parameterization = pipeline.scheduler.process, pipeline.scheduler.parameterization
+        return exact_bits_per_dim(process, parameterization, predict, x_0, generator).total.cpu()
+
+    return torch.cat(_of_batches(pipeline, data, indices, seed, batch_size, accelerator, measure))
+
+
+def _of_batches(
+    pipeline: ImprovedDDPMPipeline,
+    data: ImageData,
+    indices: Tensor,
+    seed: int,
+    batch_size: int,
+    accelerator: Accelerator | None,
+    measure: Callable[[Predict, Tensor, torch.Generator], Measured],
+) -> list[Measured]:
+    """`measure(predict, x_0, generator)` of each batch, in their order; the processes share the batches."""
     check_has_likelihood(data)
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator is not None else (0, 1)
-    batches = torch.arange(min(num_images, len(data))).split(batch_size)
+    batches = indices.split(batch_size)
     own = range(rank, len(batches), world)
-    device = pipeline.unet.device
-    process, parameterization = pipeline.scheduler.process, pipeline.scheduler.parameterization
     found = []
-    for number, batch in zip(own, data.batches((Draw(batches[i]) for i in own), device), strict=True):
+    for number, batch in zip(own, data.batches((Draw(batches[i]) for i in own), pipeline.unet.device), strict=True):
         labels = (batch["labels"],) if isinstance(pipeline, ClassConditionalDDPMPipeline) else ()
 
         def predict(x_t: Tensor, timestep: Tensor, labels: tuple[Tensor, ...] = labels) -> Tensor:
             return pipeline.unet(x_t, timestep, *labels).sample
 
-        generator = generator_for(seed, "bits per dim", number)
-        estimate = estimate_bits_per_dim(
-            process, parameterization, predict, batch["images"], generator, num_evaluations
-        )
-        found.append((number, estimate))
+        found.append((number, measure(predict, batch["images"], generator_for(seed, "bits per dim", number))))
     if world > 1:
         found = gather_object(found)
-    return BitsPerDimEstimate.joined([estimate for _, estimate in sorted(found, key=lambda pair: pair[0])])
+    return [measured for _, measured in sorted(found, key=lambda pair: pair[0])]

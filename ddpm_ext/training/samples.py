@@ -15,7 +15,7 @@ def sample_grid(pipeline: ImprovedDDPMPipeline, arguments: Arguments, accelerato
     logging = arguments.logging
     sampling = Sampling(
         seed=arguments.training.seed,
-        batch_size=logging.eval_batch_size,
+        batch_size=-(-logging.eval_batch_size // accelerator.num_processes),
         num_inference_steps=logging.num_inference_steps,
         guidance_scale=getattr(logging, "guidance_scale", 1.0),
     )
