@@ -119,6 +119,21 @@ def test_a_card_holds_the_measured_numbers_with_their_protocol(run):
     assert ModelCard(str(card)).data.to_dict() == card.data.to_dict()  # the Hub reads the same
 
 
+def test_a_card_takes_what_an_evaluation_measured_and_nothing_else_that_lies_there(run):
+    entry = {"name": "fid", "title": "FID", "value": 2.5, "interval_95": [2.0, 3.0], "note": ""}
+    protocol = {"model": str(run), "num_images": 1000, "weights": "averaged"}
+    (run / "evaluation").mkdir()
+    file = run / "evaluation" / "metrics.json"
+    file.write_text(json.dumps({"metrics": [{**entry, "protocol": protocol}]}))
+    (result,) = (one for one in read_facts(run).results if one.metric_type == "fid")
+    assert (result.name, result.value) == ("FID", 2.5)
+    assert result.protocol == "95 % interval 2 to 3; num images: 1000; weights: averaged"
+    for other in ("[1]", "{", '{"metrics": [1]}'):
+        file.write_text(other)
+        assert [one.metric_type for one in read_facts(run).results] == ["bits_per_dim"]
+    file.unlink()
+
+
 def test_a_card_names_the_classes_and_what_the_network_predicts(run):
     text = (run / "README.md").read_text()
     assert "class-conditional, 10 classes" in text and 'class_labels=["0", "1"]' in text

@@ -122,7 +122,6 @@ def read_facts(folder: Path) -> Facts:
     """Reads the pipeline in `folder`, and what a run has left there. OSError or ValueError where there is none."""
     rows = [json.loads(line) for line in _text(folder / "metrics.jsonl").splitlines() if line.endswith("}")]
     configuration = yaml.safe_load(_text(folder / "config.yaml")) or {}
-    evaluated = json.loads(_text(folder / "metrics.json") or "{}")
     return Facts(
         folder,
         index=json.loads((folder / "model_index.json").read_text()),
@@ -131,7 +130,7 @@ def read_facts(folder: Path) -> Facts:
         run=json.loads(_text(folder / "run.json") or "{}"),
         configuration=configuration,
         metrics=rows,
-        results=_held_out(rows, configuration) + [Result(**result) for result in evaluated.get("model_card", [])],
+        results=_held_out(rows, configuration) + _evaluated(folder / "evaluation" / "metrics.json"),
     )
 
 
@@ -150,6 +149,22 @@ def _held_out(rows: list[dict[str, float]], configuration: dict[str, object]) ->
         f"images of the split '{configuration.get('test_split')}', after {last['step']:,} updates"
     )
     return [Result("bits_per_dim", "bits/dim", round(last["held_out_bits_per_dim"], 3), protocol)]
+
+
+def _evaluated(path: Path) -> list[Result]:
+    """What `evaluate.py` has left; nothing of a file that is not its own, for which no run should stop."""
+    try:
+        return [_result(entry) for entry in json.loads(_text(path) or "{}").get("metrics", [])]
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return []
+
+
+def _result(entry: dict[str, object]) -> Result:
+    interval = entry["interval_95"]
+    uncertainty = f"95 % interval {interval[0]:.4g} to {interval[1]:.4g}; " if interval else ""
+    shown = ((name.replace("_", " "), value) for name, value in entry["protocol"].items() if name != "model")
+    protocol = uncertainty + "; ".join(f"{name}: {value}" for name, value in shown)
+    return Result(entry["name"], entry["title"], float(f"{entry['value']:.6g}"), protocol)
 
 
 def _num_parameters(facts: Facts) -> int | None:

@@ -19,7 +19,7 @@ from .model_card import is_edited, write_model_card
 
 _WEIGHTS = Path("unet", "diffusion_pytorch_model.safetensors")
 _MODEL = ("model_index.json", "unet", "scheduler")
-_OF_THE_RUN = ("README.md", "config.yaml", "loss.png", "samples", "run.json", "metrics.jsonl", "metrics.json")
+_OF_THE_RUN = ("README.md", "config.yaml", "loss.png", "samples", "run.json", "metrics.jsonl", "evaluation")
 
 
 def upload_folder(
