@@ -9,9 +9,9 @@ from huggingface_hub import ModelCard, ModelCardData
 from PIL import Image
 
 from ddpm_ext.data.images import load_images
-from ddpm_ext.evaluation.evaluator import EvaluationSettings, Evaluator, duration
+from ddpm_ext.evaluation.evaluator import EvaluationSettings, Evaluator
 from ddpm_ext.evaluation.features import load_extractor
-from ddpm_ext.evaluation.generate import Sampling, labels_like
+from ddpm_ext.evaluation.generate import Sampling, duration, labels_like
 from ddpm_ext.evaluation.image_metrics import frechet_distance
 from ddpm_ext.evaluation.records import eval_results, read_measurements
 from ddpm_ext.evaluation.statistics import Moments
@@ -193,6 +193,11 @@ BAD = {
         ("--model", "@unconditional", *DIGITS, "--guidance_scale", 2),
         "`guidance_scale` is 2",
     ),
+    "too many steps": (
+        ("--model", "@unconditional", *DIGITS, "--num_inference_steps", 1001),
+        "`num_inference_steps` is",
+    ),
+    "no such sampler": (("--model", "@unconditional", *DIGITS, "--sampler", "unipcc"), "Did you mean 'unipc'?"),
     "raw weights of a file": (("--model", "@real.npz", *DIGITS, "--weights", "raw"), "`weights` is raw, but"),
     "no raw weights": (("--model", "@unconditional", *DIGITS, "--weights", "raw"), "`weights` is raw, but"),
     "other classes": (

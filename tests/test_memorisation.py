@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from ddpm_ext.data.images import ImageData, load_images
+from ddpm_ext.evaluation import memorisation
 from ddpm_ext.evaluation.estimates import Estimate
 from ddpm_ext.evaluation.features import load_extractor
 from ddpm_ext.evaluation.memorisation import NearestImages, bits_per_dim_gap, nearest_images, side_by_side, verdict
+from ddpm_ext.evaluation.statistics import extract
 
 
 PIXELS = load_extractor("pixels")
@@ -45,6 +47,31 @@ def test_the_nearest_pairs_come_first(train, unseen):
     samples = torch.cat([unseen[:5], train.integers(torch.tensor([7]))])
     found = nearest_images(PIXELS, samples, train, unseen[100:])
     assert torch.equal(side_by_side(samples, train, found, 1)[..., 8:], train.integers(torch.tensor([7])))
+
+
+class Ranks:
+    """Stands for the processes of a run: each in turn looks among its share of the training images."""
+
+    def __init__(self, num_processes: int) -> None:
+        self.num_processes, self.process_index, self.found = num_processes, 0, []
+
+    def gather_object(self, found: list[object]) -> list[object]:
+        self.found += found
+        return self.found
+
+
+@pytest.mark.parametrize("num_processes", [2, 20])
+def test_the_number_of_processes_changes_nothing(train, unseen, num_processes, monkeypatch):
+    alone = nearest_images(PIXELS, unseen[:50], train, unseen[50:90])
+    queries = extract(PIXELS, unseen[:90], groups=1, keep_features=90)
+    monkeypatch.setattr(memorisation, "extract", lambda *_, **__: queries)  # tested on its own
+    ranks = Ranks(num_processes)
+    monkeypatch.setattr(memorisation, "gather_object", ranks.gather_object)
+    for ranks.process_index in range(num_processes):
+        shared = nearest_images(PIXELS, unseen[:50], train, unseen[50:90], ranks)
+    assert torch.equal(shared.indices, alone.indices)
+    torch.testing.assert_close(shared.distances, alone.distances)
+    torch.testing.assert_close(shared.held_out_distances, alone.held_out_distances)
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,12 @@ def _measure(
     needed = {arguments.reference} if by_images else set()
     needed |= {"test"} if "nll" in metrics else set()
     needed |= {"train", "test"} if "memorisation" in metrics else set()
-    splits = {name: _open(data, name, evaluator) for name in sorted(needed)}
+    splits = {name: _open(data, name) for name in sorted(needed)}
+    for split in splits.values():
+        evaluator.subject.check_same_images(split)
+        evaluator.subject.check_same_classes(
+            split, needed=bool({"nll", "memorisation", "class_accuracy"} & set(metrics))
+        )
     name = data.dataset_name or data.train_data_dir
     measurements, pictures = [], {}
     if by_images:
@@ -149,11 +154,11 @@ def _split(data: ReferenceDataArguments, which: str) -> str:
     return data.train_split if which == "train" else data.test_split
 
 
-def _open(data: ReferenceDataArguments, which: str, evaluator: "Evaluator") -> "ImageData":
+def _open(data: ReferenceDataArguments, which: str) -> "ImageData":
     from ddpm_ext.data.images import load_images
     from ddpm_ext.training.processes import is_main_process
 
-    opened = load_images(
+    return load_images(
         data.dataset_name,
         data.dataset_config_name,
         data.train_data_dir,
@@ -168,9 +173,6 @@ def _open(data: ReferenceDataArguments, which: str, evaluator: "Evaluator") -> "
         num_workers=data.dataloader_num_workers,
         show_progress=is_main_process(),
     )
-    evaluator.subject.check_same_images(opened)
-    evaluator.subject.check_same_classes(opened)
-    return opened
 
 
 def _output(arguments: EvaluationArguments) -> Path:

@@ -6,7 +6,8 @@
 Under `accelerate launch`, all processes call the same methods and get the same numbers.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,12 +18,13 @@ from PIL import Image
 from torch import Tensor
 
 from ddpm_ext.data.images import ImageData
+from ddpm_ext.pipelines import ImprovedDDPMPipeline
 from ddpm_ext.schedulers.samplers import make_sampler
 from ddpm_ext.visualization import as_image, image_grid, nearest_distances
 
 from .estimates import Estimate
 from .features import Extractor, load_classifier, load_extractor
-from .generate import Sampling, generate, labels_like
+from .generate import Sampling, check_sampling, duration, generate, labels_like
 from .likelihood import estimated_bits_per_dim, exact_bits_per_dim_of
 from .memorisation import bits_per_dim_gap, nearest_images, side_by_side, verdict
 from .records import Measurement, Protocol
@@ -65,12 +67,13 @@ class Evaluator:
     ) -> None:
         self.subject, self.settings, self.accelerator = subject, settings, accelerator
         is_main = accelerator is None or accelerator.is_main_process
-        self._say = say if say is not None and is_main else _say_nothing
-        self._shows_progress = say is not None and is_main
+        self._tell = say if is_main else None
         self._device = torch.device("cpu") if accelerator is None else accelerator.device
         if subject.pipeline is not None:
-            subject.pipeline.to(self._device)
             subject.pipeline.unet.eval()
+            if accelerator is not None:
+                subject.pipeline.to(accelerator.device)
+            self._device = subject.pipeline.device
         self._samples: tuple[Tensor, Tensor | None] | None = None
 
     @cached_property
@@ -101,6 +104,9 @@ class Evaluator:
     ) -> list[Measurement]:
         """The `metrics` that compare the samples with `data`, the `split` of the data set called `data_name`."""
         settings = self.settings
+        if self.subject.pipeline is not None:
+            with self._sampler() as pipeline:
+                check_sampling(pipeline, settings.sampling, self.subject.is_class_conditional)
         count = len(data) if settings.reference_images is None else min(len(data), settings.reference_images)
         dimension = self.extractor.dimension(data.integers(torch.zeros(1, dtype=torch.int64)))
         check_enough(metrics, self.num_images, count, dimension, settings.allow_few_images)
@@ -114,7 +120,7 @@ class Evaluator:
             features_needed(metrics, self.num_images),
             settings.reference_cache,
             self.accelerator,
-            progress="features of the reference" if self._shows_progress else None,
+            progress=self._bar("features of the reference"),
         )
         images, labels = self.samples(data)
         return measure_images(
@@ -127,7 +133,7 @@ class Evaluator:
             classifier,
             data,
             self.accelerator,
-            progress="features of the samples" if self._shows_progress else None,
+            progress=self._bar("features of the samples"),
         )
 
     def measure_likelihood(self, data: ImageData, data_name: str, split: str) -> Measurement:
@@ -143,8 +149,8 @@ class Evaluator:
         in bits/dim where there is a pipeline, and the pictures "nearest" and "nearest_distances"."""
         samples, _ = self.samples(train)
         unseen = held_out.integers(choose(len(held_out), len(samples)))
-        self._say(f"looking for the nearest of {len(train):,} training images")
-        found = nearest_images(self.extractor, samples, train, unseen)
+        bar = self._bar("nearest training images")
+        found = nearest_images(self.extractor, samples, train, unseen, self.accelerator, bar)
         data = _described(train, data_name, split)
         measurements, gap = [], None
         if self.subject.pipeline is not None:
@@ -172,14 +178,22 @@ class Evaluator:
         def announce(seconds: float) -> None:
             self._say(f"sampling {self.num_images:,} images will take about {duration(seconds)}")
 
+        with self._sampler():
+            images = generate(
+                pipeline, self.num_images, settings.sampling, labels, self.accelerator, self._bar("sampling"), announce
+            )
+        return images, None if labels is None else torch.tensor(labels)
+
+    @contextmanager
+    def _sampler(self) -> Iterator[ImprovedDDPMPipeline]:
+        """The pipeline with the scheduler to sample by, for as long as that."""
+        pipeline = self.subject.pipeline
         trained = pipeline.scheduler
-        pipeline.scheduler = make_sampler(settings.sampler, trained)
+        pipeline.scheduler = make_sampler(self.settings.sampler, trained)
         try:
-            title = "sampling" if self._shows_progress else None
-            images = generate(pipeline, self.num_images, settings.sampling, labels, self.accelerator, title, announce)
+            yield pipeline
         finally:
             pipeline.scheduler = trained
-        return images, None if labels is None else torch.tensor(labels)
 
     def _classifier(self, data: ImageData) -> Classifier:
         if data.labels is None:
@@ -202,6 +216,14 @@ class Evaluator:
         )
         return estimate.per_image, {"likelihood": f"estimated, {estimate.num_evaluations} evaluations", "seed": seed}
 
+    def _say(self, line: str) -> None:
+        if self._tell is not None:
+            self._tell(line)
+
+    def _bar(self, title: str) -> str | None:
+        """The title of a progress bar, where there is somebody to see it."""
+        return None if self._tell is None else title
+
     def _how_drawn(self) -> Protocol:
         """The subject, and how its samples were drawn."""
         if self.subject.pipeline is None:
@@ -217,19 +239,5 @@ class Evaluator:
         return {**self.subject.protocol, **{name: value for name, value in drawn.items() if value is not None}}
 
 
-def duration(seconds: float) -> str:
-    """`seconds` for a reader: "8 s", "3 min 20 s", "5 h 12 min"."""
-    whole = max(1, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600:,} h {whole % 3600 // 60} min"
-
-
 def _described(data: ImageData, name: str, split: str) -> Protocol:
     return {"data_set": name, "split": split, "resolution": "x".join(map(str, data.shape[1:]))}
-
-
-def _say_nothing(line: str) -> None:
-    """For whoever does not want to know."""

@@ -12,7 +12,7 @@ Networks run in evaluation mode, in float32 without TF32, and with deterministic
 import difflib
 import hashlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -171,11 +171,10 @@ def _pixels(images: Tensor) -> Tensor:
 
 
 @contextmanager
-def _exact_float32(device: torch.device):
+def _exact_float32(device: torch.device) -> Iterator[None]:
     """Neither autocast nor TF32, and the same kernels in every run."""
-    matmul = torch.backends.cuda.matmul
-    allowed = matmul.allow_tf32
-    matmul.allow_tf32 = False
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
     try:
         with (
             torch.autocast(device.type, enabled=False),
@@ -183,4 +182,4 @@ def _exact_float32(device: torch.device):
         ):
             yield
     finally:
-        matmul.allow_tf32 = allowed
+        torch.set_float32_matmul_precision(precision)

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from ddpm_ext.pipelines import ClassConditionalDDPMPipeline, ImprovedDDPMPipeline
 from ddpm_ext.randomness import generator_for
+from ddpm_ext.schedulers.stock import sampler_for
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ def generate(
     is the title of a bar that counts images. `announce` is told, after the first batch, how many seconds all of them
     will take.
     """
+    check_sampling(pipeline, sampling, class_labels is not None)
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator is not None else (0, 1)
     batches = [list(batch) for batch in _batches(num_images, sampling.batch_size)]
     pipeline.set_progress_bar_config(disable=True)
@@ -65,13 +67,26 @@ def _batches(num_images: int, batch_size: int) -> list[range]:
     return [range(start, min(start + batch_size, num_images)) for start in range(0, num_images, batch_size)]
 
 
+def check_sampling(pipeline: ImprovedDDPMPipeline, sampling: Sampling, has_labels: bool) -> None:
+    """ValueError where `pipeline` cannot sample so."""
+    if isinstance(pipeline, ClassConditionalDDPMPipeline):
+        if not has_labels:
+            raise ValueError("`class_labels` must be given: the model is class-conditional.")
+    elif has_labels:
+        raise ValueError("`class_labels` was given, but the model is unconditional and knows no classes.")
+    elif sampling.guidance_scale != 1:
+        raise ValueError(
+            f"`guidance_scale` is {sampling.guidance_scale}, but the model is unconditional: there is no class to "
+            "guide towards, and only 1 is accepted."
+        )
+    sampler_for(pipeline.scheduler).set_timesteps(sampling.num_inference_steps)
+
+
 def _generate_batch(
     pipeline: ImprovedDDPMPipeline, batch: list[int], sampling: Sampling, labels: list[int] | None
 ) -> Tensor:
     generators = [generator_for(sampling.seed, "image", i) for i in batch]
     if isinstance(pipeline, ClassConditionalDDPMPipeline):
-        if labels is None:
-            raise ValueError("`class_labels` must be given: the model is class-conditional.")
         images = pipeline(
             class_labels=labels,
             guidance_scale=sampling.guidance_scale,
@@ -81,13 +96,6 @@ def _generate_batch(
             output_type="pt",
         ).images
     else:
-        if labels is not None:
-            raise ValueError("`class_labels` was given, but the model is unconditional and knows no classes.")
-        if sampling.guidance_scale != 1:
-            raise ValueError(
-                f"`guidance_scale` is {sampling.guidance_scale}, but the model is unconditional: there is no class to "
-                "guide towards, and only 1 is accepted."
-            )
         images = pipeline(
             batch_size=len(batch),
             generator=generators,
@@ -110,6 +118,16 @@ def labels_like(reference: Tensor | None, num_classes: int, num_images: int) -> 
     rounded[(wanted - rounded).argsort(descending=True, stable=True)[:rest]] += 1
     places = [((i + 0.5) / count, label) for label, count in enumerate(rounded.tolist()) for i in range(int(count))]
     return [label for _, label in sorted(places)]
+
+
+def duration(seconds: float) -> str:
+    """`seconds` for a reader: "8 s", "3 min 20 s", "5 h 12 min"."""
+    whole = max(1, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600:,} h {whole % 3600 // 60} min"
 
 
 def to_bytes(images: Tensor) -> Tensor:

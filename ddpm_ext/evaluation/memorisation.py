@@ -6,17 +6,21 @@ hence the pictures, and the gap in bits/dim, which a model that repeats its trai
 copy if it is nearer than a tenth of the median of those distances.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from ddpm_ext.data.images import Draw, ImageData
 
 from .estimates import Estimate
 from .features import Extractor
-from .neighbours import Neighbours, nearest
-from .statistics import IMAGES_AT_A_TIME
+from .neighbours import nearest
+from .statistics import IMAGES_AT_A_TIME, extract
 
 
 NEAR_SHARE = 0.05
@@ -53,14 +57,36 @@ class NearestImages:
         return Estimate.of_share(int(copied.sum()), len(copied))
 
 
-def nearest_images(extractor: Extractor, samples: Tensor, train: ImageData, held_out: Tensor) -> NearestImages:
+def nearest_images(
+    extractor: Extractor,
+    samples: Tensor,
+    train: ImageData,
+    held_out: Tensor,
+    accelerator: Accelerator | None = None,
+    progress: str | None = None,
+) -> NearestImages:
     """By the features of `samples` and `held_out` images, uint8 (N, C, H, W) and (M, C, H, W), and of all of `train`,
-    of which a batch is in memory at a time."""
-    queries = torch.cat([extractor(part) for part in torch.cat([samples, held_out]).split(IMAGES_AT_A_TIME)])
-    plan = (Draw(chunk) for chunk in torch.arange(len(train)).split(IMAGES_AT_A_TIME))
-    found: Neighbours = nearest(queries, (extractor(batch) for batch in train.integer_batches(plan)))
-    distances, indices = (x[:, 0] for x in found)
-    return NearestImages(distances[: len(samples)], indices[: len(samples)], distances[len(samples) :])
+    of which a batch is in memory at a time. The processes share the work; all get the result."""
+    rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator is not None else (0, 1)
+    both = torch.cat([samples, held_out])
+    queries = extract(extractor, both, accelerator, groups=1, keep_features=len(both)).features
+    own = torch.arange(len(train)).split(IMAGES_AT_A_TIME)[rank::world]
+    with tqdm(total=len(train), desc=progress, unit="image", disable=progress is None or rank > 0) as bar:
+
+        def features() -> Iterator[Tensor]:
+            for batch in train.integer_batches(Draw(chunk) for chunk in own):
+                yield extractor(batch)
+                bar.update(min(len(batch) * world, len(train) - bar.n))
+
+        found = []
+        if own:
+            distances, places = nearest(queries, features())
+            found = [(distances[:, 0], torch.cat(own)[places[:, 0]])]
+    found = gather_object(found) if world > 1 else found
+    distances, indices = (torch.stack(column) for column in zip(*found, strict=True))
+    best = distances.min(0).values
+    indices = torch.where(distances == best, indices, len(train)).min(0).values
+    return NearestImages(best[: len(samples)], indices[: len(samples)], best[len(samples) :])
 
 
 def side_by_side(samples: Tensor, train: ImageData, found: NearestImages, pairs: int) -> Tensor:

@@ -59,9 +59,9 @@ class Subject:
                 "latter, or another data set."
             )
 
-    def check_same_classes(self, data: ImageData) -> None:
-        """ValueError where a class-conditional pipeline has other classes than `data`."""
-        if not self.is_class_conditional:
+    def check_same_classes(self, data: ImageData, needed: bool) -> None:
+        """ValueError where a class-conditional pipeline has other classes than `data`, or `data` none but `needed`."""
+        if not self.is_class_conditional or (data.labels is None and not needed):
             return
         if data.labels is None:
             raise ValueError(

@@ -1,7 +1,9 @@
-"""The metrics of a set of images, each with its protocol: what `evaluate.py` measures, for any caller.
+"""The metrics of a set of images, each with its protocol.
 
-reference = load_reference(data, "digits", "train", extractor, keep_features=features_needed(metrics, 1000))
-measurements = measure_images(["fid", "kid"], images, reference, extractor, protocol)
+    reference = load_reference(data, "digits", "train", extractor, keep_features=features_needed(metrics, 1000))
+    measurements = measure_images(["fid", "kid"], images, reference, extractor, protocol)
+
+`Evaluator` does this for a pipeline.
 """
 
 from collections.abc import Collection, Sequence
