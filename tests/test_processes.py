@@ -101,9 +101,9 @@ def pair(folder, alone, streamed) -> Path:
         job["argv"] = [*FIFTY, *TWO, job["argv"][0], str(folder / job["argv"][1]), *job["argv"][2:]]
     sample = ["--model", str(alone), *SAMPLE, "--output", str(folder / "pair.npz")]
     jobs.append({"module": f"{SCRIPTS}.sample", "argv": sample})
-    for _ in range(2):  # with the statistics of the reference to be made, and with them to be read
+    for time in range(2):  # with the statistics of the reference to be made, and with them to be read
         evaluate = ["--model", str(folder / "real.npz"), *EVALUATE, "--reference_cache", str(folder / "pair-cache")]
-        evaluate += ["--output", str(folder / f"pair-evaluation-{len(jobs) - 8}")]
+        evaluate += ["--output", str(folder / f"pair-evaluation-{time}")]
         jobs.append({"module": f"{SCRIPTS}.evaluate", "argv": evaluate})
     (folder / "jobs.json").write_text(json.dumps(jobs))
     ended = launch(ROOT / "tests" / "run_jobs.py", str(folder / "jobs.json"))
