@@ -4,9 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from ddpm_ext.evaluation.generate import Sampling, generate
+from ddpm_ext.evaluation.trajectory import images_side_by_side, record_trajectory
 from ddpm_ext.schedulers.samplers import SAMPLERS, make_sampler
 from ddpm_ext.schedulers.stock import sampler_for
 from ddpm_ext.visualization import Trajectory, TrajectoryRecorder, trajectory_frames, trajectory_grid
+from ddpm_ext.visualization.grids import to_bytes
+from tests.conftest import tiny_pipeline
 
 
 TOLERANCE = {"rtol": 0, "atol": 1e-4}  # float32 through a few steps
@@ -101,6 +105,18 @@ def test_a_recorder_that_was_not_used_says_so():
         TrajectoryRecorder().trajectory()
     with pytest.raises(ValueError, match="`num_frames` is 1"):
         TrajectoryRecorder(1)
+
+
+def test_a_recorded_trajectory_ends_in_the_images_that_are_generated(class_conditional):
+    sampling = Sampling(seed=3, num_inference_steps=4, guidance_scale=2.0)
+    images = generate(class_conditional, 4, sampling, [2, 0, 1, 2])
+    ended = record_trajectory(class_conditional, 2, sampling, [2, 0, 1, 2]).samples[-1]
+    assert (to_bytes(ended).int() - images[:2].int()).abs().max() <= 1  # the size of the batch rounds otherwise
+
+
+@pytest.mark.parametrize("size, count", [((8, 8), 10), ((64, 64), 10), ((16, 128), 5), ((16, 1024), 1)])
+def test_large_images_are_shown_in_smaller_numbers(size, count):
+    assert images_side_by_side(tiny_pipeline(sample_size=size), 10) == count
 
 
 # ------------------------------------------------------------------ pictures

@@ -32,6 +32,7 @@ _OF_A_RUN = (
     "samples",
     "loss.png",
     "loss_per_timestep.png",
+    "trajectory.gif",
     "unet",
     "scheduler",
 )

@@ -5,7 +5,7 @@
 """
 
 from .curves import loss_curve, loss_per_timestep, metric_curves
-from .drawing import as_gif, as_image, as_svg
+from .drawing import as_gif, as_image, as_svg, opaque_image
 from .grids import class_grid, image_grid, labelled_grid
 from .points import point_cloud_frames, point_clouds
 from .process import bound_terms, forward_strip, learned_variance, schedules, variance_fraction
@@ -27,6 +27,7 @@ __all__ = [
     "loss_curve",
     "loss_per_timestep",
     "metric_curves",
+    "opaque_image",
     "point_cloud_frames",
     "point_clouds",
     "schedules",

@@ -35,6 +35,12 @@ def as_svg(figure: Figure) -> str:
     return text[text.index("<svg") :]
 
 
+def opaque_image(picture: Image.Image, background: str = "white") -> Image.Image:
+    """The picture in RGB, with `background` where it is transparent."""
+    ground = Image.new("RGBA", picture.size, background)
+    return Image.alpha_composite(ground, picture.convert("RGBA")).convert("RGB")
+
+
 def as_gif(
     frames: Sequence[Image.Image],
     seconds_per_frame: float = 0.1,
@@ -47,10 +53,7 @@ def as_gif(
     """
     if not frames:
         raise ValueError("`frames` is empty: at least one is accepted.")
-    opaque = []
-    for frame in frames:
-        ground = Image.new("RGBA", frame.size, background)
-        opaque.append(Image.alpha_composite(ground, frame.convert("RGBA")).convert("RGB"))
+    opaque = [opaque_image(frame, background) for frame in frames]
     drawn = _gray(opaque) or _in_one_palette(opaque)
     milliseconds = [round(1000 * seconds_per_frame)] * (len(drawn) - 1) + [round(1000 * hold_seconds)]
     buffer = io.BytesIO()
