@@ -196,3 +196,26 @@ def test_what_is_uploaded_stays_as_it_was_when_the_run_goes_on(run, monkeypatch)
     background._running.result(60)
     config.write_text(before)
     assert found["config"] == before
+
+
+# ------------------------------------------------------------------ what an evaluation has left
+
+
+def test_the_numbers_of_an_evaluation_are_in_the_card_with_interval_and_protocol(run):
+    fid = {"name": "fid", "title": "FID", "value": 12.34567, "interval_95": [11.5, 13.25], "note": "Lower is better."}
+    file = run / "metrics.json"
+    file.write_text(json.dumps({"metrics": [{**fid, "protocol": {"images": 1000, "data_set": "digits"}}]}))
+    result = read_facts(run).results[-1]
+    assert (result.metric_type, result.protocol) == ("fid", "images: 1000; data set: digits")
+    assert "| FID | 12.35 [11.5, 13.25] | images: 1000; data set: digits |" in str(model_card(read_facts(run)))
+    file.unlink()
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "3", '{"metrics": 3}', '{"metrics": [{"name": "fid"}, 3, {"value": "low", "name": "x"}]}']
+)
+def test_a_file_that_is_no_evaluation_is_left_alone(run, text):
+    before = read_facts(run).results
+    (run / "metrics.json").write_text(text)
+    assert read_facts(run).results == before
+    (run / "metrics.json").unlink()
