@@ -37,7 +37,7 @@ def published(tmp_path_factory) -> tuple[FakeHub, str, Path]:
         return hub, ended.stdout + ended.stderr, root
 
 
-def test_a_run_uploads_the_model_and_its_card_and_nothing_of_its_training(published):
+def test_a_run_uploads_the_model_its_card_and_its_curves_and_no_state_of_its_training(published):
     hub, printed, _ = published
     repository = hub.repositories["me/digits"]
     assert repository.private
@@ -46,7 +46,9 @@ def test_a_run_uploads_the_model_and_its_card_and_nothing_of_its_training(publis
         "README.md",
         "config.yaml",
         "loss.png",
+        "metrics.jsonl",
         "model_index.json",
+        "run.json",
         "samples/step-000012.png",
         "scheduler/scheduler_config.json",
         "unet/config.json",

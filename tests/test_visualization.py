@@ -73,6 +73,15 @@ def test_the_smoothed_loss_starts_at_the_loss():
     np.testing.assert_allclose(smooth.get_ydata(), 2)
 
 
+@pytest.mark.parametrize(
+    "losses, ticks", [([0.6, 0.2], "0.3"), ([3.0, 0.1], "0.5"), ([10.0, 1e-4], "$\\mathdefault{10^{-2}}$")]
+)
+def test_a_logarithmic_axis_has_plain_numbers_where_it_is_short(losses, ticks):
+    (axes,) = loss_curve([1, 2], losses).axes
+    axes.figure.draw_without_rendering()
+    assert ticks in [label.get_text() for label in axes.get_yticklabels()]
+
+
 def test_a_loss_that_is_not_positive_has_a_linear_axis(tmp_path):
     figure = loss_curve([1, 2], [0.5, -0.1])
     assert figure.axes[0].get_yscale() == "linear"
@@ -158,12 +167,18 @@ def test_the_edges_of_letters_have_the_ink_of_the_letters():
     assert len(colors(labelled, opaque_only=False)) == 2
 
 
-def test_a_class_grid_has_a_row_for_each_class_in_order():
+def test_a_class_grid_has_a_column_for_each_class_in_order():
     images = torch.stack([tile(value) for value in (50, 10, 51, 11, 12)])
     grid = np.asarray(class_grid(images, [5, 1, 5, 1, 1], [str(i) for i in range(6)]))
-    left = grid.shape[1] - 3 * 68 + 4
-    middles = grid[32::68, left + 32 :: 68]
-    np.testing.assert_array_equal(middles[..., 0] * (middles[..., 3] == 255), [[10, 11, 12], [50, 51, 0]])
+    middles = grid[grid.shape[0] - 3 * 68 + 4 + 32 :: 68, 32::68]
+    np.testing.assert_array_equal(middles[..., 0] * (middles[..., 3] == 255), [[10, 50], [11, 51], [12, 0]])
+
+
+def test_many_classes_have_a_row_each():
+    images = torch.stack([tile(value) for value in range(26)])
+    grid = np.asarray(class_grid(images, [i % 13 for i in range(26)], ["a name"] * 13))
+    middles = grid[32::68, grid.shape[1] - 2 * 68 + 4 + 32 :: 68, 0]
+    np.testing.assert_array_equal(middles, [[i, i + 13] for i in range(13)])
 
 
 # ------------------------------------------------------------------ GIFs
@@ -189,7 +204,8 @@ def test_a_gif_shows_its_frames_and_rests_on_the_last():
 
 def test_what_is_transparent_has_the_background_of_the_gif():
     frame = labelled_grid([[tile(255), None]])
-    assert frames_of(as_gif([frame], background="#102030"))[0][0].getpixel((100, 30)) == (16, 32, 48)
+    for background, expected in (("#102030", (16, 32, 48)), ("#fcfcfc", (252,) * 3), ("#171717", (23,) * 3)):
+        assert frames_of(as_gif([frame], background=background))[0][0].getpixel((100, 30)) == expected
 
 
 def test_a_gif_keeps_colours():

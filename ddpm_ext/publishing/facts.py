@@ -65,15 +65,20 @@ class Facts:
         return sum(math.prod(shape) for shape in shapes)
 
 
-def read_facts(folder: Path) -> Facts:
-    """Reads the pipeline in `folder`, and what a run has left there. OSError or ValueError where there is none."""
+def read_facts(folder: Path, pipeline_folder: Path | None = None) -> Facts:
+    """Reads the pipeline in `folder`, or in `pipeline_folder`, and what a run has left in `folder`. OSError or
+    ValueError where there is none.
+
+    The first models of diffusers have all files in one folder: there, `unet` and `scheduler` stay empty.
+    """
+    place = pipeline_folder or folder
     rows = [json.loads(line) for line in _text(folder / "metrics.jsonl").splitlines() if line.endswith("}")]
     configuration = yaml.safe_load(_text(folder / "config.yaml")) or {}
     return Facts(
-        folder,
-        index=json.loads((folder / "model_index.json").read_text()),
-        unet=json.loads((folder / "unet" / "config.json").read_text()),
-        scheduler=json.loads((folder / "scheduler" / "scheduler_config.json").read_text()),
+        place,
+        index=json.loads((place / "model_index.json").read_text()),
+        unet=json.loads(_text(place / "unet" / "config.json") or "{}"),
+        scheduler=json.loads(_text(place / "scheduler" / "scheduler_config.json") or "{}"),
         run=json.loads(_text(folder / "run.json") or "{}"),
         configuration=configuration,
         metrics=rows,

@@ -18,6 +18,7 @@ _SCHEDULES = {"squaredcos_cap_v2": "cosine", "scaled_linear": "quadratic"}
 
 
 def what_it_is(facts: Facts) -> str:
+    """Images, network, prediction, variance and process, in two sentences."""
     size = facts.unet["sample_size"]
     height, width = size if isinstance(size, list | tuple) else (size, size)
     colour = {1: "gray ", 3: "colour "}.get(facts.unet["in_channels"], "")
@@ -35,6 +36,7 @@ def what_it_is(facts: Facts) -> str:
 
 
 def grid_caption(facts: Facts) -> str:
+    """How the samples that a run has drawn came about."""
     steps = facts.configuration.get("num_inference_steps")
     guidance = facts.configuration.get("guidance_scale", 1.0)
     guided = f", guidance {guidance:g}" if facts.class_names else ""
@@ -42,6 +44,7 @@ def grid_caption(facts: Facts) -> str:
 
 
 def usage(facts: Facts, where: str) -> str:
+    """The lines of Python that load the model from `where`, a folder or a repository, and sample from it."""
     labels = json.dumps(facts.class_names[:2], ensure_ascii=False)
     argument = f"class_labels={labels}, guidance_scale=1.5" if facts.class_names else "batch_size=4"
     return "\n".join(
@@ -56,6 +59,7 @@ def usage(facts: Facts, where: str) -> str:
 
 
 def usage_note(facts: Facts) -> str:
+    """What to know besides: other samplers, and the names of the classes."""
     note = (
         "Any sampler of diffusers works: "
         "`pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)`, for one."
@@ -67,6 +71,7 @@ def usage_note(facts: Facts) -> str:
 
 
 def training(facts: Facts) -> str:
+    """On what and for how long it was trained: a sentence without its end."""
     logged = [row for row in facts.metrics if "loss" in row]
     trained = ""
     if logged:
@@ -75,11 +80,12 @@ def training(facts: Facts) -> str:
     data = facts.run.get("images")
     return (
         f"Trained on {facts.dataset}, split '{facts.configuration.get('train_split')}'"
-        f"{f' ({data})' if data else ''}{trained}, by"
+        f"{f' ({data})' if data else ''}{trained}"
     )
 
 
 def limits(facts: Facts) -> str:
+    """What the model cannot do."""
     return (
         f"The model knows nothing but the images of {facts.dataset}: it draws what resembles them, with their "
         "omissions and their prejudices, and may repeat single ones of them. Whether it does was measured only where "

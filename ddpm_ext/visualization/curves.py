@@ -7,7 +7,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .drawing import BLUE, GOLD, GREEN, PALE_BLUE, RED, new_axes
+from .drawing import BLUE, GOLD, GREEN, PALE_BLUE, RED, make_logarithmic, new_axes
 
 
 def loss_curve(steps: Sequence[int], losses: Sequence[float], title: str = "") -> Figure:
@@ -22,13 +22,15 @@ def loss_curve(steps: Sequence[int], losses: Sequence[float], title: str = "") -
     axes.plot(steps, losses, color=PALE_BLUE, linewidth=1, label="loss")
     axes.plot(steps, smooth, color=BLUE, linewidth=1.8, label="smoothed")
     if min(losses) > 0:
-        axes.set_yscale("log")
+        make_logarithmic(axes)
     axes.set(xlabel="step", ylabel="training loss", title=title)
     axes.legend(frameon=False)
     return figure
 
 
-def loss_per_timestep(sums: Tensor, counts: Tensor, title: str = "", bins: int = 100) -> Figure:
+def loss_per_timestep(
+    sums: Tensor, counts: Tensor, title: str = "", bins: int = 100, ylabel: str = "training loss"
+) -> Figure:
     """The mean loss of each timestep, by `sums` of losses and their `counts`, both (T,), in `bins` bins of timesteps.
 
     Bins that no loss fell into are left out.
@@ -41,8 +43,8 @@ def loss_per_timestep(sums: Tensor, counts: Tensor, title: str = "", bins: int =
     means = (total / count)[seen]
     axes.plot(middle[seen].tolist(), means.tolist(), color=BLUE, linewidth=1.8)
     if bool((means > 0).all()):
-        axes.set_yscale("log")
-    axes.set(xlabel="timestep", ylabel="training loss", title=title)
+        make_logarithmic(axes)
+    axes.set(xlabel="timestep", ylabel=ylabel, title=title)
     return figure
 
 
@@ -54,8 +56,9 @@ def metric_curves(
     for (name, (steps, values)), color in zip(curves.items(), (BLUE, GOLD, GREEN, RED, PALE_BLUE), strict=False):
         axes.plot(steps, values, color=color, linewidth=1.8, label=name)
     if log_scale and all(value > 0 for _, values in curves.values() for value in values):
-        axes.set_yscale("log")
+        make_logarithmic(axes)
     axes.set(xlabel="step", ylabel=ylabel)
     if len(curves) > 1:
-        axes.legend(frameon=False)
+        above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": len(curves)}
+        axes.legend(frameon=False, columnspacing=1.2, handlelength=1.2, **above)
     return figure

@@ -1,12 +1,14 @@
 """What the pictures have in common: axes, colours, and the way from a figure or from frames to a file's content."""
 
 import io
+import re
 from collections.abc import Sequence
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from PIL import Image, ImageColor
 
 
 BLUE, PALE_BLUE, GOLD, GREEN, RED = "#1f4e8c", "#9db7d5", "#c9a227", "#3a7d44", "#b3423a"
@@ -17,6 +19,18 @@ def new_axes(count: int = 1, width: float = 7, height: float = 4) -> tuple[Figur
     with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(width, height), layout="constrained")
         return figure, list(figure.subplots(1, count, squeeze=False)[0])
+
+
+def make_logarithmic(axes: Axes) -> None:
+    """Gives what is drawn a logarithmic y axis, with plain numbers where it spans less than two powers of ten."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    if high / low < 100 and low > 1e-3 and high < 1e4:
+        axes.yaxis.set_major_locator(
+            MaxNLocator(6, steps=[1, 2, 5, 10]) if high / low < 10 else LogLocator(subs=(1, 2, 5))
+        )
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.yaxis.set_minor_locator(NullLocator())
 
 
 def as_image(figure: Figure, dpi: int = 120) -> Image.Image:
@@ -32,6 +46,7 @@ def as_svg(figure: Figure) -> str:
     with matplotlib.rc_context({"svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)  # which names two addresses
     return text[text.index("<svg") :]
 
 
@@ -54,20 +69,21 @@ def as_gif(
     if not frames:
         raise ValueError("`frames` is empty: at least one is accepted.")
     opaque = [opaque_image(frame, background) for frame in frames]
-    drawn = _gray(opaque) or _in_one_palette(opaque)
+    drawn = _gray(opaque, ImageColor.getrgb(background)[0]) or _in_one_palette(opaque)
     milliseconds = [round(1000 * seconds_per_frame)] * (len(drawn) - 1) + [round(1000 * hold_seconds)]
     buffer = io.BytesIO()
     drawn[0].save(buffer, "GIF", save_all=True, append_images=drawn[1:], duration=milliseconds, loop=0)
     return buffer.getvalue()
 
 
-def _gray(frames: list[Image.Image]) -> list[Image.Image] | None:
-    """The frames in gray, or None where one has a colour."""
+def _gray(frames: list[Image.Image], background: int) -> list[Image.Image] | None:
+    """The frames in 64 grays and that of the background, or None where one has a colour."""
     for frame in frames:
         red, green, blue = frame.split()
         if red.tobytes() != green.tobytes() or green.tobytes() != blue.tobytes():
             return None
     levels = [round(value / 255 * 63) * 255 // 63 for value in range(256)]
+    levels[background] = background
     return [frame.convert("L").point(levels) for frame in frames]
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 
 import matplotlib
@@ -30,10 +31,16 @@ def image_grid(images: Tensor, columns: int | None = None, scale: int | None = N
 
 
 def class_grid(images: Tensor, labels: Sequence[int], class_names: Sequence[str]) -> Image.Image:
-    """Images, uint8 (N, C, H, W), in a row for each class that is among `labels`, with its name, on no background."""
-    rows = {label: [image for image, own in zip(images, labels, strict=True) if own == label] for label in labels}
-    present = sorted(rows)
-    return labelled_grid([rows[label] for label in present], [class_names[label] for label in present])
+    """Images, uint8 (N, C, H, W), with the names of their classes, on no background.
+
+    Each class that is among `labels` has a column, or a row where there are more than twelve.
+    """
+    of_class = {label: [image for image, own in zip(images, labels, strict=True) if own == label] for label in labels}
+    present = sorted(of_class)
+    names = [class_names[label] for label in present]
+    if len(present) > 12:
+        return labelled_grid([of_class[label] for label in present], names)
+    return labelled_grid(list(zip_longest(*(of_class[label] for label in present))), (), names)
 
 
 def labelled_grid(

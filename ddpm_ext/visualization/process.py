@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ddpm_ext.diffusion import GaussianDiffusion
 
-from .drawing import BLUE, GOLD, GREEN, PALE_BLUE, RED, new_axes
+from .drawing import BLUE, GOLD, GREEN, PALE_BLUE, RED, make_logarithmic, new_axes
 from .grids import labelled_grid, to_bytes
 
 
@@ -69,7 +69,7 @@ def variance_fraction(timesteps: Sequence[int], fractions: Tensor) -> Figure:
         )
     _band(axes, timesteps, fractions)
     axes.set(xlabel="timestep", ylabel="v")
-    axes.legend(frameon=False, loc="center right")
+    axes.legend(frameon=False, loc="best")
     return figure
 
 
@@ -98,7 +98,7 @@ def bound_terms(timesteps: Sequence[int], terms_bpd: Tensor) -> Figure:
     _band(axes, steps, terms_bpd)
     axes.set(xscale="log", xlabel="step t, 1 to T", ylabel="term of the bound, bits/dim")
     if bool((terms_bpd > 0).all()):
-        axes.set_yscale("log")
+        make_logarithmic(axes)
     axes.legend(frameon=False)
     return figure
 
