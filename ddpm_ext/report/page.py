@@ -1,5 +1,6 @@
 """The page itself: all sections of a model's report in one file that asks for nothing from anywhere."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -61,7 +62,7 @@ def render(subject: Subject, sections: Sequence[Section]) -> str:
         usage=usage(facts, subject.where),
         usage_note=usage_note(facts),
         limits=limits(facts),
-        command=facts.run.get("command"),
+        command=_on_lines(str(facts.run.get("command", ""))),
         environment=facts.run.get("environment"),
         configuration=yaml.safe_dump(facts.configuration, sort_keys=False).strip() if facts.configuration else None,
         version=version("ddpm-ext"),
@@ -74,3 +75,17 @@ def _with_code(text: str) -> Markup:
     return Markup("").join(
         Markup("<code>{}</code>").format(part) if place % 2 else part for place, part in enumerate(parts)
     )
+
+
+def _on_lines(command: str) -> str:
+    """A command with each of its flags on a line of its own."""
+    try:
+        parts = shlex.split(command)
+    except ValueError:  # no command that a shell would take
+        return command
+    lines: list[list[str]] = [[]]
+    for part in parts:
+        if part.startswith("--"):
+            lines.append([])
+        lines[-1].append(part)
+    return " \\\n    ".join(map(shlex.join, lines))
