@@ -7,7 +7,7 @@ import torch
 from diffusers import ImagePipelineOutput, SchedulerMixin, UNet2DModel
 from torch import Tensor
 
-from .pipeline_improved_ddpm import Generators, ImprovedDDPMPipeline
+from .pipeline_improved_ddpm import Generators, ImprovedDDPMPipeline, StepCallback
 
 
 class ClassConditionalDDPMPipeline(ImprovedDDPMPipeline):
@@ -43,6 +43,7 @@ class ClassConditionalDDPMPipeline(ImprovedDDPMPipeline):
         noise: Tensor | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
+        callback_on_step_end: StepCallback | None = None,
     ) -> ImagePipelineOutput | tuple[object]:
         """One image in [0, 1] per entry of `class_labels`, which are ids or names.
 
@@ -59,7 +60,17 @@ class ClassConditionalDDPMPipeline(ImprovedDDPMPipeline):
         def predict(x_t: Tensor, t: Tensor) -> tuple[Tensor]:
             return (self._guided(x_t, t, labels, guidance_scale),)
 
-        return self._sample(predict, len(labels), generator, num_inference_steps, eta, noise, output_type, return_dict)
+        return self._sample(
+            predict,
+            len(labels),
+            generator,
+            num_inference_steps,
+            eta,
+            noise,
+            output_type,
+            return_dict,
+            callback_on_step_end,
+        )
 
     def _guided(self, x_t: Tensor, t: Tensor, labels: Tensor, guidance_scale: float) -> Tensor:
         """The network's output with its first C channels guided; a learned variance stays that of the class."""

@@ -14,6 +14,7 @@ from ddpm_ext.schedulers.stock import sampler_for
 
 
 Generators = torch.Generator | list[torch.Generator] | None
+StepCallback = Callable[[DiffusionPipeline, int, int | float, dict[str, Tensor]], dict[str, Tensor] | None]
 
 
 class ImprovedDDPMPipeline(CarriesCode, DiffusionPipeline):
@@ -26,10 +27,16 @@ class ImprovedDDPMPipeline(CarriesCode, DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "unet"
+    _num_timesteps = 0
 
     def __init__(self, unet: UNet2DModel, scheduler: SchedulerMixin):
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
+
+    @property
+    def num_timesteps(self) -> int:
+        """How many steps the call at hand takes, or the last one took."""
+        return self._num_timesteps
 
     def push_to_hub(
         self,
@@ -64,6 +71,7 @@ class ImprovedDDPMPipeline(CarriesCode, DiffusionPipeline):
         noise: Tensor | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
+        callback_on_step_end: StepCallback | None = None,
     ) -> ImagePipelineOutput | tuple[object]:
         """Images in [0, 1].
 
@@ -71,9 +79,21 @@ class ImprovedDDPMPipeline(CarriesCode, DiffusionPipeline):
         `num_inference_steps`: at most the training chain's; with ImprovedDDPMScheduler also "10,15,25" or "ddim50".
         `eta`: DDIM's share of noise, 0 to 1. `noise`: standard normal x_T, (B, C, H, W), instead of drawing it.
         `output_type`: "pil" for a list of images, "np" for (B, H, W, C), "pt" for a (B, C, H, W) tensor.
+        `callback_on_step_end(pipeline, step, timestep, tensors)`: called after each step, with any scheduler;
+        `timestep` is the training chain's, perhaps fractional. `tensors` are named as by schedulers, (B, C, H, W) in
+        [-1, 1] and noise: "sample" x_t as the network saw it, "pred_original_sample" the x_0 that it predicted from
+        it, clipped, and "prev_sample", which is replaced where the callback returns another one.
         """
         return self._sample(
-            self.unet, batch_size, generator, num_inference_steps, eta, noise, output_type, return_dict
+            self.unet,
+            batch_size,
+            generator,
+            num_inference_steps,
+            eta,
+            noise,
+            output_type,
+            return_dict,
+            callback_on_step_end,
         )
 
     def _sample(
@@ -86,18 +106,26 @@ class ImprovedDDPMPipeline(CarriesCode, DiffusionPipeline):
         noise: Tensor | None,
         output_type: str,
         return_dict: bool,
+        callback_on_step_end: StepCallback | None,
     ) -> ImagePipelineOutput | tuple[object]:
         """Ho et al. 2020, algorithm 2, for a network `predict(x_t, t)` with t of shape (B,)."""
         if output_type not in ("pil", "np", "pt"):
             raise ValueError(f"`output_type` is {output_type!r}: 'pil', 'np' or 'pt' is accepted.")
         sampler = sampler_for(self.scheduler)
         sampler.set_timesteps(num_inference_steps)  # on the host: a step then reads nothing back from the device
+        self._num_timesteps = len(sampler.timesteps)
         x = self._initial_noise(batch_size, generator, noise) * sampler.init_noise_sigma
-        for timestep in self.progress_bar(sampler.timesteps):
+        for step, timestep in enumerate(self.progress_bar(sampler.timesteps)):
             scaled = sampler.scale_model_input(x, timestep)
-            t = torch.full((batch_size,), sampler.network_timestep(timestep), device=x.device)
+            told = sampler.network_timestep(timestep)
+            told = told.item() if isinstance(told, Tensor) else told  # of the host: it waits for no device
+            t = torch.full((batch_size,), told, device=x.device)
             output = predict(scaled.to(self.unet.dtype), t)[0].to(x.dtype)
-            x = sampler.step(output, timestep, x, generator=generator, eta=eta).prev_sample
+            done = sampler.step(output, timestep, x, generator=generator, eta=eta)
+            x = done.prev_sample
+            if callback_on_step_end is not None:
+                tensors = {"sample": scaled, "pred_original_sample": done.pred_original_sample, "prev_sample": x}
+                x = (callback_on_step_end(self, step, told, tensors) or {}).get("prev_sample", x)
         images = self._decode(x, output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)

@@ -25,6 +25,7 @@ LEVELS = {
     "schedulers": 1,
     "evaluation": 2,
     "pipelines": 2,
+    "report": 2,
     "sharing": 2,
     "training": 2,
     "visualization": 2,

@@ -37,7 +37,7 @@ def published(tmp_path_factory) -> tuple[FakeHub, str, Path]:
         return hub, ended.stdout + ended.stderr, root
 
 
-def test_a_run_uploads_the_model_and_its_card_and_nothing_of_its_training(published):
+def test_a_run_uploads_the_model_its_card_and_its_curves_and_no_state_of_its_training(published):
     hub, printed, _ = published
     repository = hub.repositories["me/digits"]
     assert repository.private
@@ -46,7 +46,9 @@ def test_a_run_uploads_the_model_and_its_card_and_nothing_of_its_training(publis
         "README.md",
         "config.yaml",
         "loss.png",
+        "metrics.jsonl",
         "model_index.json",
+        "run.json",
         "samples/step-000012.png",
         "scheduler/scheduler_config.json",
         "unet/config.json",
@@ -117,21 +119,6 @@ def test_a_card_holds_the_measured_numbers_with_their_protocol(run):
     error = row["held_out_bits_per_dim_standard_error"]
     assert f"standard error {error:.3f}" in result.metric_args["protocol"]
     assert ModelCard(str(card)).data.to_dict() == card.data.to_dict()  # the Hub reads the same
-
-
-def test_a_card_takes_what_an_evaluation_measured_and_nothing_else_that_lies_there(run):
-    entry = {"name": "fid", "title": "FID", "value": 2.5, "interval_95": [2.0, 3.0], "note": ""}
-    protocol = {"model": str(run), "num_images": 1000, "weights": "averaged"}
-    (run / "evaluation").mkdir()
-    file = run / "evaluation" / "metrics.json"
-    file.write_text(json.dumps({"metrics": [{**entry, "protocol": protocol}]}))
-    (result,) = (one for one in read_facts(run).results if one.metric_type == "fid")
-    assert (result.name, result.value) == ("FID", 2.5)
-    assert result.protocol == "95 % interval 2 to 3; num images: 1000; weights: averaged"
-    for other in ("[1]", "{", '{"metrics": [1]}'):
-        file.write_text(other)
-        assert [one.metric_type for one in read_facts(run).results] == ["bits_per_dim"]
-    file.unlink()
 
 
 def test_a_card_names_the_classes_and_what_the_network_predicts(run):
@@ -211,3 +198,32 @@ def test_what_is_uploaded_stays_as_it_was_when_the_run_goes_on(run, monkeypatch)
     background._running.result(60)
     config.write_text(before)
     assert found["config"] == before
+
+
+# ------------------------------------------------------------------ what an evaluation has left
+
+
+def test_the_numbers_of_an_evaluation_are_in_the_card_with_interval_and_protocol(run):
+    fid = {"name": "fid", "title": "FID", "value": 12.34567, "interval_95": [11.5, 13.25], "note": "Lower is better."}
+    protocol = {"model": str(run), "num_images": 1000, "data_set": "digits"}
+    file = run / "evaluation" / "metrics.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps({"metrics": [{**fid, "protocol": protocol}]}))
+    result = read_facts(run).results[-1]
+    assert (result.metric_type, result.protocol) == ("fid", "num images: 1000; data set: digits")
+    assert "| FID | 12.35 [11.5, 13.25] | num images: 1000; data set: digits |" in str(model_card(read_facts(run)))
+    file.unlink()
+    file.parent.rmdir()
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "3", '{"metrics": 3}', '{"metrics": [{"name": "fid"}, 3, {"value": "low", "name": "x"}]}']
+)
+def test_a_file_that_is_no_evaluation_is_left_alone(run, text):
+    before = read_facts(run).results
+    file = run / "evaluation" / "metrics.json"
+    file.parent.mkdir()
+    file.write_text(text)
+    assert read_facts(run).results == before
+    file.unlink()
+    file.parent.rmdir()

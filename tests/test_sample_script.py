@@ -92,6 +92,16 @@ def test_steps_in_openais_notation_and_eta(script, saved):
     assert script(*arguments, "--num_inference_steps", "2,1")[0] == 0
 
 
+@pytest.mark.parametrize("name, file, frames", [("class_conditional", "way/there.gif", 5), ("rgb", "there.png", 1)])
+def test_the_way_to_the_first_images(script, saved, tmp_path, name, file, frames):
+    arguments = ("--model", saved(name), "--num_images", 3, "--num_inference_steps", 4, "--trajectory", file)
+    code, shown, _ = script(*arguments)
+    assert code == 0 and f"the way to the first 3 is in {file}" in shown
+    picture = Image.open(tmp_path / file)
+    assert getattr(picture, "n_frames", 1) == frames
+    assert picture.size[0] > 3 * 64 and (tmp_path / "samples.png").exists()
+
+
 def test_help_names_every_argument(script):
     code, shown, _ = script("--help")
     assert code == 0
@@ -122,6 +132,10 @@ BAD = {
     "eta": (("--model", "@unconditional", "--eta", "2"), "`eta` is 2"),
     "eta for a stock sampler": (("--model", "@unconditional", "--sampler", "heun", "--eta", "0.5"), "`eta` is 0.5"),
     "guidance": (("--model", "@class_conditional", "--guidance_scale", "-1"), "`guidance_scale` is -1"),
+    "kind of trajectory": (
+        ("--model", "@unconditional", "--trajectory", "way.mp4"),
+        "`trajectory` is way.mp4",
+    ),
     "kind of output": (("--model", "@unconditional", "--output", "out.jpg"), "`output` is out.jpg: a .png, an .npz"),
 }
 

@@ -63,7 +63,9 @@ def test_wandb_offline_holds_the_run_and_a_resumed_one_goes_on_in_it(script: Scr
     assert {name for row in second.rows.values() for name in row if name.startswith("loss_quarter")} == {
         f"loss_quarter_{i}" for i in (1, 2, 3, 4)
     }
-    assert all(any(name.startswith(picture) for name in last) for picture in ("samples", "loss_per_timestep"))
+    assert all(
+        any(name.startswith(picture) for name in last) for picture in ("samples", "loss_per_timestep", "trajectory")
+    )
     written = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in written if "loss" in row] == [4, 5, 8, 10, 12]
     assert written[-2]["loss"] == pytest.approx(last["loss"], rel=1e-5)

@@ -4,6 +4,7 @@ import pytest
 import torch
 import yaml
 from diffusers import DiffusionPipeline
+from PIL import Image
 
 from ddpm_ext.diffusion import TrainingLoss
 from ddpm_ext.training.run import Run
@@ -20,6 +21,7 @@ def test_a_run_leaves_a_pipeline_its_configuration_and_its_curves(name: str, scr
     assert str(folder) in said and "DiffusionPipeline.from_pretrained" in said
     assert (folder / "loss.png").stat().st_size > 0
     assert [path.name for path in (folder / "samples").iterdir()] == ["step-000012.png"]
+    assert Image.open(folder / "trajectory.gif").n_frames == 6  # five steps and the sample
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [4, 5, 8, 10, 12]
     assert all(row["loss"] > 0 and row["images_per_second"] > 0 for row in rows)

@@ -27,6 +27,9 @@ class SampleArguments(Group):
     model: Text | None = flag(None, "Folder or Hub repository of the pipeline.", metavar="FOLDER|REPO")
     output: Text = flag("samples.png", "A .png for one grid, an .npz, or a folder for one PNG per image.")
     num_images: Count = flag(16, "How many images.")
+    trajectory: Text | None = flag(
+        None, "A .gif or .png of how the first images come about: x_t and the x_0 predicted from it.", metavar="FILE"
+    )
     class_labels: Texts | None = flag(
         None, "Classes, ids or names, taken in turn (default: all classes in turn).", metavar="CLASS"
     )
@@ -48,6 +51,9 @@ def main() -> None:
     output = Path(arguments.output)
     if output.suffix not in (".png", ".npz", ""):
         raise ValueError(f"`output` is {output}: a .png, an .npz or a folder is accepted.")
+
+    if arguments.trajectory is not None and Path(arguments.trajectory).suffix not in (".gif", ".png"):
+        raise ValueError(f"`trajectory` is {arguments.trajectory}: a .gif or a .png is accepted.")
 
     from accelerate import Accelerator
     from diffusers.utils.logging import disable_progress_bar
@@ -78,6 +84,8 @@ def main() -> None:
     if accelerator.is_main_process:
         _write(images, labels, output)
         print(f"{len(images)} images are in {output}")
+        if arguments.trajectory is not None:
+            _write_trajectory(pipeline, sampling, labels, arguments)
 
 
 def _labels(pipeline, arguments: SampleArguments) -> list[int] | None:
@@ -109,6 +117,22 @@ def _write(images: "Tensor", labels: list[int] | None, output: Path) -> None:
         output.mkdir(exist_ok=True)
         for i, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
             Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).save(output / f"{i:06d}.png")
+
+
+def _write_trajectory(pipeline, sampling, labels: list[int] | None, arguments: SampleArguments) -> None:
+    from ddpm_ext.evaluation.trajectory import images_side_by_side, record_trajectory
+    from ddpm_ext.visualization import as_gif, opaque_image, trajectory_frames, trajectory_grid
+
+    file = Path(arguments.trajectory)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    count = min(images_side_by_side(pipeline, 10 if file.suffix == ".gif" else 4), arguments.num_images)
+    trajectory = record_trajectory(pipeline, count, sampling, labels)
+    if file.suffix == ".gif":
+        names = [] if labels is None else [pipeline.class_names[label] for label in labels[:count]]
+        file.write_bytes(as_gif(trajectory_frames(trajectory, names)))
+    else:
+        opaque_image(trajectory_grid(trajectory)).save(file)
+    print(f"the way to the first {count} is in {file}")
 
 
 if __name__ == "__main__":

@@ -134,8 +134,14 @@ class Parameterization:
         smallest = process.coefficient("posterior_log_variance", t, x_t)
         if self.variance_type == "fixed_small":
             return smallest
-        fraction = (variance_output + 1) / 2
+        fraction = variance_fraction(variance_output)
         return fraction * process.coefficient("log_betas", t, x_t) + (1 - fraction) * smallest
+
+
+def variance_fraction(variance_output: Tensor) -> Tensor:
+    """Where a `learned_range` output lies between its bounds: 0 is the posterior's log-variance, 1 that of beta
+    (v of Nichol & Dhariwal 2021, eq. 15)."""
+    return (variance_output + 1) / 2
 
 
 def ddim_distribution(

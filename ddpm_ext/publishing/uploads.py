@@ -42,7 +42,8 @@ def upload_folder(
     ignored = ["README.md"] if _card_was_edited_there(repo_id, token) else None
     grids = sorted((folder / "samples").glob("step-*.png"))
     allowed = [f"{name}/*" if (folder / name).is_dir() else name for name in _MODEL]
-    allowed += ["README.md", "config.yaml", "loss.png", *(f"samples/{grid.name}" for grid in grids[-1:])]
+    allowed += ["README.md", "config.yaml", "loss.png", "run.json", "metrics.jsonl", "evaluation/metrics.json"]
+    allowed += [f"samples/{grid.name}" for grid in grids[-1:]]
     return api.upload_folder(
         repo_id=repo_id,
         folder_path=folder,

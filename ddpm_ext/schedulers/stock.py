@@ -22,6 +22,7 @@ from diffusers import (
     PNDMScheduler,
     SchedulerMixin,
 )
+from diffusers.schedulers.scheduling_ddpm import DDPMSchedulerOutput
 from torch import Tensor
 
 from ..diffusion.parameterization import predict_epsilon, predict_velocity
@@ -158,8 +159,8 @@ class StockSampler:
         sample: Tensor,
         generator: torch.Generator | list[torch.Generator] | None = None,
         eta: float | None = None,
-    ) -> object:
-        """One step of the stock scheduler, from the clipped x_0 that `model_output` stands for."""
+    ) -> DDPMSchedulerOutput:
+        """One step of the stock scheduler, from the clipped x_0 that `model_output` stands for; returns both."""
         t, scaled = self.network_timestep(timestep), self._scaled
         x_0 = self._predict_x_0(model_output, scaled, t)
         translate = predict_epsilon if self._language == "epsilon" else predict_velocity
@@ -170,7 +171,9 @@ class StockSampler:
                 f"`eta` is {eta}: {type(self.scheduler).__name__} has no such setting; DDIMScheduler has."
             )
         arguments = {name: value for name, value in arguments.items() if name in accepted and value is not None}
-        return self.scheduler.step(translate(self.trained.process, x_0, scaled, t), timestep, sample, **arguments)
+        translated = translate(self.trained.process, x_0, scaled, t)
+        stepped = self.scheduler.step(translated, timestep, sample, **arguments)
+        return DDPMSchedulerOutput(stepped.prev_sample, x_0)
 
     def _predict_x_0(self, model_output: Tensor, x_t: Tensor, t: int | float) -> Tensor:
         mean_output = model_output[:, : x_t.shape[1]]  # a learned variance is of use to ancestral sampling only

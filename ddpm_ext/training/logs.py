@@ -12,7 +12,16 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ddpm_ext.visualization import as_image, loss_curve, loss_per_timestep
+from ddpm_ext.visualization import (
+    Trajectory,
+    as_gif,
+    as_image,
+    loss_curve,
+    loss_per_timestep,
+    opaque_image,
+    trajectory_frames,
+    trajectory_grid,
+)
 
 from .arguments import LoggingArguments
 from .tracking import Tracker
@@ -93,6 +102,14 @@ class Logs:
         if self.accelerator.is_main_process and sums[:, 1].any():
             picture = as_image(loss_per_timestep(sums[:, 0], sums[:, 1], f"{self.output_dir.name}, step {step:,}"))
             self._picture("loss_per_timestep", self.output_dir / "loss_per_timestep.png", picture, step)
+
+    def trajectory(self, step: int, trajectory: Trajectory) -> None:
+        """Writes `trajectory.gif`, and gives the tracker some moments of it side by side."""
+        try:
+            (self.output_dir / "trajectory.gif").write_bytes(as_gif(trajectory_frames(trajectory)))
+        except OSError as error:
+            self.warn(f"trajectory.gif could not be written ({error})")
+        self.tracker.image("trajectory", np.asarray(opaque_image(trajectory_grid(trajectory))), step)
 
     def _picture(self, name: str, path: Path, picture: Image.Image, step: int) -> None:
         try:

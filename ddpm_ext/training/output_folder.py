@@ -33,6 +33,7 @@ _OF_A_RUN = (
     "loss.png",
     "loss_per_timestep.png",
     "evaluation",
+    "trajectory.gif",
     "unet",
     "scheduler",
 )

@@ -53,7 +53,7 @@ from .output_folder import (
 )
 from .processes import check_processes, on_cpu, use_all_cores
 from .recipes import flatten, to_yaml
-from .samples import sample_grid
+from .samples import sample_grid, sample_trajectory
 from .sharding import check_distribution
 from .state import TrainingState
 
@@ -304,6 +304,8 @@ class Run:
         self.logs.draw_losses()
         self.save_pipeline()
         pipeline = self.pipeline()
+        if self.accelerator.is_main_process:
+            self.logs.trajectory(self.step, sample_trajectory(pipeline, self.arguments))
         self.logs.finish()
         self.accelerator.end_training()
         if not self.accelerator.is_main_process:

@@ -1,0 +1,1 @@
+"""A model's report: one page of HTML that holds all that it shows."""
