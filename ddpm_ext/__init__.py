@@ -12,8 +12,8 @@ from .registration import register_with_diffusers
 if TYPE_CHECKING:
     from diffusers import ModelMixin, SchedulerMixin
 
-    from .models import ClassConditionalUNet2DModel, ImprovedUNet2DModel
-    from .pipelines import ClassConditionalDDPMPipeline, ImprovedDDPMPipeline
+    from .models import ClassConditionalUNet2DModel, ImprovedUNet2DModel, MLPDenoiser
+    from .pipelines import ClassConditionalDDPMPipeline, ImprovedDDPMPipeline, PointsDDPMPipeline
     from .schedulers import ImprovedDDPMScheduler
 
 
@@ -25,7 +25,9 @@ __all__ = [
     "ImprovedDDPMPipeline",
     "ImprovedDDPMScheduler",
     "ImprovedUNet2DModel",
+    "MLPDenoiser",
     "ModelMixin",
+    "PointsDDPMPipeline",
     "SchedulerMixin",
 ]
 
@@ -35,6 +37,8 @@ _HOMES = {
     "ImprovedDDPMPipeline": "ddpm_ext.pipelines",
     "ImprovedDDPMScheduler": "ddpm_ext.schedulers",
     "ImprovedUNet2DModel": "ddpm_ext.models",
+    "MLPDenoiser": "ddpm_ext.models",
+    "PointsDDPMPipeline": "ddpm_ext.pipelines",
     "ModelMixin": "diffusers",  # this and the next: looked for in the module that a saved index names
     "SchedulerMixin": "diffusers",
 }

@@ -39,7 +39,8 @@ def load_pipeline(model: str) -> ImprovedDDPMPipeline:
     index = _read_index(find_index(model), model)
     name = index["_class_name"]
     if name not in (*_OURS, "DDPMPipeline"):
-        from_newer = any(isinstance(entry, list) and entry[:1] == ["ddpm_ext"] for entry in index.values())
+        is_of_ours = any(isinstance(entry, list) and entry[:1] == ["ddpm_ext"] for entry in index.values())
+        from_newer = is_of_ours and not hasattr(sys.modules["ddpm_ext"], name)
         hint = f", which {_version_of('ddpm_ext')} does not have" if from_newer else ""
         raise ValueError(f"`model` is {model}, a {name}{hint}: pipelines of ddpm_ext and DDPMPipeline are accepted.")
     pipeline_class = _OURS.get(name, DDPMPipeline)

@@ -7,6 +7,7 @@ import torch
 from diffusers import ImagePipelineOutput, SchedulerMixin, UNet2DModel
 from torch import Tensor
 
+from .guidance import guided_output
 from .pipeline_improved_ddpm import Generators, ImprovedDDPMPipeline, StepCallback
 
 
@@ -31,6 +32,10 @@ class ClassConditionalDDPMPipeline(ImprovedDDPMPipeline):
         """One name per class, in the order of their ids."""
         names = self.config.id2label or {}
         return [names.get(str(label), str(label)) for label in range(self.unet.num_classes)]
+
+    @property
+    def example(self) -> str:
+        return f"images = pipe(class_labels={list(range(min(3, self.unet.num_classes)))}).images"
 
     @torch.no_grad()
     def __call__(
@@ -58,7 +63,7 @@ class ClassConditionalDDPMPipeline(ImprovedDDPMPipeline):
         labels = torch.tensor(self.label_ids(class_labels), device=self._execution_device)
 
         def predict(x_t: Tensor, t: Tensor) -> tuple[Tensor]:
-            return (self._guided(x_t, t, labels, guidance_scale),)
+            return (guided_output(self.unet, x_t, t, labels, guidance_scale),)
 
         return self._sample(
             predict,
@@ -71,16 +76,6 @@ class ClassConditionalDDPMPipeline(ImprovedDDPMPipeline):
             return_dict,
             callback_on_step_end,
         )
-
-    def _guided(self, x_t: Tensor, t: Tensor, labels: Tensor, guidance_scale: float) -> Tensor:
-        """The network's output with its first C channels guided; a learned variance stays that of the class."""
-        if guidance_scale == 1:
-            return self.unet(x_t, t, labels).sample
-        both = torch.cat([labels, torch.full_like(labels, self.unet.null_class)])
-        conditional, unconditional = self.unet(x_t.repeat(2, 1, 1, 1), t.repeat(2), both).sample.chunk(2)
-        channels = x_t.shape[1]
-        guided = torch.lerp(unconditional[:, :channels], conditional[:, :channels], guidance_scale)
-        return torch.cat([guided, conditional[:, channels:]], dim=1)
 
     def label_ids(self, class_labels: int | str | Sequence[int | str] | Tensor) -> list[int]:
         """The ids of `class_labels`; a ValueError names the first that is not a class of this model."""

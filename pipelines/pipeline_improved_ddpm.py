@@ -34,6 +34,11 @@ class ImprovedDDPMPipeline(CarriesCode, DiffusionPipeline):
         self.register_modules(unet=unet, scheduler=scheduler)
 
     @property
+    def example(self) -> str:
+        """A line of Python that draws a few samples from the pipeline, called `pipe`."""
+        return "images = pipe(batch_size=16).images"
+
+    @property
     def num_timesteps(self) -> int:
         """How many steps the call at hand takes, or the last one took."""
         return self._num_timesteps
@@ -108,35 +113,51 @@ class ImprovedDDPMPipeline(CarriesCode, DiffusionPipeline):
         return_dict: bool,
         callback_on_step_end: StepCallback | None,
     ) -> ImagePipelineOutput | tuple[object]:
-        """Ho et al. 2020, algorithm 2, for a network `predict(x_t, t)` with t of shape (B,)."""
         if output_type not in ("pil", "np", "pt"):
             raise ValueError(f"`output_type` is {output_type!r}: 'pil', 'np' or 'pt' is accepted.")
+        noise = self._initial_noise(batch_size, generator, noise)
+        x_0 = self._denoise(predict, noise, generator, num_inference_steps, eta, callback_on_step_end)
+        images = self._decode(x_0, output_type)
+        self.maybe_free_model_hooks()
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _denoise(
+        self,
+        predict: Callable[[Tensor, Tensor], Tensor],
+        noise: Tensor,
+        generator: Generators,
+        num_inference_steps: int | str,
+        eta: float | None,
+        callback_on_step_end: StepCallback | None,
+    ) -> Tensor:
+        """Ho et al. 2020, algorithm 2, from `noise` for a network `predict(x_t, t)` with t of shape (B,)."""
         sampler = sampler_for(self.scheduler)
         sampler.set_timesteps(num_inference_steps)  # on the host: a step then reads nothing back from the device
         self._num_timesteps = len(sampler.timesteps)
-        x = self._initial_noise(batch_size, generator, noise) * sampler.init_noise_sigma
+        x = noise * sampler.init_noise_sigma
         for step, timestep in enumerate(self.progress_bar(sampler.timesteps)):
             scaled = sampler.scale_model_input(x, timestep)
             told = sampler.network_timestep(timestep)
             told = told.item() if isinstance(told, Tensor) else told  # of the host: it waits for no device
-            t = torch.full((batch_size,), told, device=x.device)
+            t = torch.full((len(x),), told, device=x.device)
             output = predict(scaled.to(self.unet.dtype), t)[0].to(x.dtype)
             done = sampler.step(output, timestep, x, generator=generator, eta=eta)
             x = done.prev_sample
             if callback_on_step_end is not None:
                 tensors = {"sample": scaled, "pred_original_sample": done.pred_original_sample, "prev_sample": x}
                 x = (callback_on_step_end(self, step, told, tensors) or {}).get("prev_sample", x)
-        images = self._decode(x, output_type)
-        self.maybe_free_model_hooks()
-        return ImagePipelineOutput(images=images) if return_dict else (images,)
+        return x
 
-    def _initial_noise(self, batch_size: int, generator: Generators, noise: Tensor | None) -> Tensor:
+    def _sample_shape(self) -> tuple[int, ...]:
         size = self.unet.config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
-        shape = (batch_size, self.unet.config.in_channels, height, width)
+        return self.unet.config.in_channels, height, width
+
+    def _initial_noise(self, batch_size: int, generator: Generators, noise: Tensor | None) -> Tensor:
+        shape = (batch_size, *self._sample_shape())
         if isinstance(generator, list) and len(generator) != batch_size:
             raise ValueError(
-                f"`generator` is a list of {len(generator)}: one per image, here {batch_size}, is accepted."
+                f"`generator` is a list of {len(generator)}: one per sample, here {batch_size}, is accepted."
             )
         if noise is None:
             return randn_tensor(shape, generator=generator, device=self._execution_device, dtype=torch.float32)

@@ -13,8 +13,8 @@ from ddpm_ext.training.global_batch import GlobalBatch
 )
 def test_an_update_takes_no_more_images_than_there_are(division, sentence):
     with pytest.raises(ValueError, match=sentence):
-        GlobalBatch(*division).check_fits(12)
-    GlobalBatch(*division).check_fits(20)
+        GlobalBatch(*division).check_fits(12, "images")
+    GlobalBatch(*division).check_fits(20, "images")
 
 
 @pytest.mark.parametrize(

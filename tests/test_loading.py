@@ -208,7 +208,7 @@ def test_a_pipeline_of_a_newer_ddpm_ext_is_recognised(saved, tmp_path):
     change_json(folder / INDEX, _class_name="NewPipeline")
     assert refusal(folder).startswith("a NewPipeline, which ddpm_ext 0.1.0 does not have: ")
     change_json(folder / INDEX, unet=["diffusers", "A"], scheduler=["diffusers", "B"])
-    assert refusal(folder) == "a NewPipeline: pipelines of ddpm_ext and DDPMPipeline are accepted."
+    assert refusal(folder) == "a NewPipeline: image pipelines of ddpm_ext and DDPMPipeline are accepted."
 
 
 @pytest.mark.parametrize("part", ["model_index.json", "unet/config.json", "scheduler/scheduler_config.json"])

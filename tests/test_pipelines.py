@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ddpm_ext import ClassConditionalDDPMPipeline, ImprovedDDPMPipeline, ImprovedDDPMScheduler
+from ddpm_ext.pipelines.guidance import guided_output
 from ddpm_ext.pipelines.loading import load_pipeline
 from tests.conftest import NAMES, tiny_class_conditional, tiny_pipeline, tiny_unet
 
@@ -84,9 +85,9 @@ def test_with_a_generator_per_image_an_image_does_not_depend_on_its_batch(pipeli
 
 
 def test_a_list_of_generators_must_have_one_per_image(pipeline, class_conditional):
-    with pytest.raises(ValueError, match="`generator` is a list of 2: one per image, here 3, is accepted"):
+    with pytest.raises(ValueError, match="`generator` is a list of 2: one per sample, here 3, is accepted"):
         pipeline(3, generators(1, 2), 2)
-    with pytest.raises(ValueError, match="`generator` is a list of 2: one per image, here 1, is accepted"):
+    with pytest.raises(ValueError, match="`generator` is a list of 2: one per sample, here 1, is accepted"):
         class_conditional(0, generator=generators(1, 2), num_inference_steps=2)
 
 
@@ -224,7 +225,7 @@ def constants(class_conditional) -> LabelledConstants:
 @pytest.mark.parametrize("guidance_scale", [0.0, 0.5, 1.5, 4.0])
 def test_guidance_moves_the_mean_and_keeps_the_variance_of_the_class(class_conditional, constants, guidance_scale):
     x, labels = torch.randn(2, 1, 8, 8), torch.tensor([0, 2])
-    output = class_conditional._guided(x, torch.tensor([5, 5]), labels, guidance_scale)
+    output = guided_output(class_conditional.unet, x, torch.tensor([5, 5]), labels, guidance_scale)
     assert constants.asked == [[0, 2, 3, 3]]
     conditional, unconditional = 10 * (labels + 1), 40
     expected = x + (unconditional + guidance_scale * (conditional - unconditional)).view(2, 1, 1, 1)

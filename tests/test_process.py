@@ -107,6 +107,15 @@ def test_marginals_are_the_composition_of_the_steps():
         assert float(PROCESS.snr(t)) == pytest.approx(signal**2 / variance, rel=EXACT)
 
 
+def test_one_step_after_the_other_arrives_at_the_marginal():
+    signal, variance, zero, one = torch.ones(1).double(), torch.zeros(1).double(), torch.zeros(1).double(), 1.0
+    for t in range(T):
+        signal = PROCESS.diffuse(signal, zero, t)
+        variance = PROCESS.diffuse(variance.sqrt(), zero, t) ** 2 + PROCESS.diffuse(zero, zero + one, t) ** 2
+        assert float(signal) == pytest.approx(float(PROCESS.add_noise(zero + one, zero, t)), rel=EXACT)
+        assert float(variance) == pytest.approx(float(PROCESS.add_noise(zero, zero + one, t)) ** 2, rel=EXACT)
+
+
 def test_the_first_steps_posterior_is_a_point_that_borrows_a_variance():
     x_0, x_t = normal(2, 4, 3)
     first = PROCESS.posterior(x_0, x_t, 0)

@@ -8,7 +8,13 @@ from ddpm_ext.evaluation.generate import Sampling, generate
 from ddpm_ext.evaluation.trajectory import images_side_by_side, record_trajectory
 from ddpm_ext.schedulers.samplers import SAMPLERS, make_sampler
 from ddpm_ext.schedulers.stock import sampler_for
-from ddpm_ext.visualization import Trajectory, TrajectoryRecorder, trajectory_frames, trajectory_grid
+from ddpm_ext.visualization import (
+    Trajectory,
+    TrajectoryRecorder,
+    telling_moments,
+    trajectory_frames,
+    trajectory_grid,
+)
 from ddpm_ext.visualization.grids import to_bytes
 from tests.conftest import tiny_pipeline
 
@@ -140,6 +146,14 @@ def test_a_trajectory_as_frames_has_one_for_each_moment():
     assert len(frames) == 5 and len({frame.size for frame in frames}) == 1
     middles = [frame.getpixel((frame.width - 32, frame.height - 32))[0] for frame in frames]
     assert middles == [255, 191, 128, 64, 0]
+
+
+def test_telling_moments_keep_both_ends_and_crowd_where_samples_emerge():
+    chosen = telling_moments(51)
+    assert (chosen[0], chosen[-1], len(chosen)) == (0, 50, 6)
+    gaps = [after - before for before, after in zip(chosen, chosen[1:], strict=False)]
+    assert gaps == sorted(gaps, reverse=True)
+    assert telling_moments(2) == [0, 1]
 
 
 def test_a_thinned_trajectory_keeps_both_ends():

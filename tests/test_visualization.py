@@ -21,6 +21,7 @@ from ddpm_ext.visualization import (
     loss_per_timestep,
     metric_curves,
     point_cloud_frames,
+    point_cloud_table,
     point_clouds,
     schedules,
     variance_fraction,
@@ -295,3 +296,17 @@ def test_the_frames_of_a_point_cloud_move():
     assert [frame.size for frame in frames] == [(120, 120)] * 3
     assert len({frame.tobytes() for frame in frames}) == 3
     assert len(frames_of(as_gif(frames))) == 3
+
+
+def test_a_limit_is_that_of_all_clouds():
+    figure = point_clouds(torch.randn(2, 50, 2), limit=0.5)
+    assert {axes.get_xlim() for axes in figure.axes} == {(-0.5, 0.5)}
+
+
+def test_a_table_of_point_clouds_has_words_at_its_edges_and_one_scale():
+    clouds = [[torch.eye(2) * (3 * row + column) for column in range(3)] for row in range(2)]
+    figure = point_cloud_table(clouds, ["linear", "cosine"], ["noise", "x_0", "mean"], torch.zeros(5, 2))
+    assert [axes.get_title() for axes in figure.axes] == ["noise", "x_0", "mean", "", "", ""]
+    assert [axes.get_ylabel() for axes in figure.axes] == ["linear", "", "", "cosine", "", ""]
+    assert len({(axes.get_xlim(), axes.get_ylim()) for axes in figure.axes}) == 1
+    np.testing.assert_allclose(figure.axes[4].collections[1].get_offsets(), clouds[1][1])

@@ -4,11 +4,13 @@ accelerate launch train_scripts/train_unconditional.py                       # r
 accelerate launch train_scripts/train_unconditional.py --dataset_name cifar10 --resolution 32
 """
 
+from collections.abc import Sequence
+
 from ddpm_ext.training.command_line import parse, run_script
 
 
-def main() -> None:
-    arguments = parse("unconditional")
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = parse("unconditional", argv)
 
     from dataclasses import asdict
 

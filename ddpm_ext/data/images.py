@@ -27,7 +27,7 @@ from ddpm_ext.data.decoding import (
 from ddpm_ext.data.locations import find_data
 from ddpm_ext.data.sources import ImageSource, open_source
 from ddpm_ext.data.stores import CHUNK, DiskStore, Draw, MemoryStore, Store, survey_all
-from ddpm_ext.randomness import DataOrder
+from ddpm_ext.randomness import DataOrder, Draws
 
 
 __all__ = ["Batch", "Draw", "ImageData", "load_images", "to_unit_range"]
@@ -55,7 +55,11 @@ class ImageData:
         class_names: the K names, or None where there are no labels.
         columns: the names of all columns of the data set that this was read from.
         fingerprint: differs where the images or labels do (a few images, undecoded, and all labels are looked at).
+        random_flip: whether `augment` mirrors half of the images.
     """
+
+    noun = "images"
+    random_flip = False
 
     def __init__(
         self,
@@ -100,6 +104,13 @@ class ImageData:
                 labels = self.labels[indices]
             labels = None if labels is None else _to_device(labels, device)
             yield {"images": to_unit_range(_to_device(images, device), self.max_value), "labels": labels}
+
+    def augment(self, batch: Batch, random: Draws) -> Batch:
+        """The batch, with half of its images mirrored where `random_flip` is set."""
+        if self.random_flip:
+            flipped = random.uniform("flip").view(-1, 1, 1, 1) < 0.5
+            batch["images"] = torch.where(flipped, batch["images"].flip(-1), batch["images"])
+        return batch
 
     def integer_batches(self, plan: Iterable[Draw]) -> Iterator[torch.Tensor]:
         """The images 0..`max_value` of each draw: (B, C, H, W), uint8, or int32 for 16 bits."""

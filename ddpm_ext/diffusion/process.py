@@ -116,6 +116,11 @@ class GaussianDiffusion:
         signal = self.coefficient("sqrt_alphas_cumprod", t, x_0)
         return weighted_sum(signal, x_0, self.coefficient("sqrt_one_minus_alphas_cumprod", t, x_0), noise)
 
+    def diffuse(self, x_before: Tensor, noise: Tensor, t: int | Tensor) -> Tensor:
+        """x_t ~ q(x_t | x_{t-1}), one step of the chain, for standard normal `noise` (Ho et al. 2020, eq. 2)."""
+        beta = self.coefficient("betas", t, x_before)
+        return (1 - beta) ** 0.5 * x_before + beta**0.5 * noise
+
     def posterior_mean(self, x_0: Tensor, x_t: Tensor, t: int | Tensor, chain: str = "own") -> Tensor:
         """The mean of q(x_{t-1} | x_t, x_0) in this chain or, with `chain="trained"`, in the training chain."""
         prefix = "trained_" if chain == "trained" else ""

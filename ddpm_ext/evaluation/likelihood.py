@@ -12,6 +12,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from ddpm_ext.data.images import Draw, ImageData
+from ddpm_ext.data.training_data import TrainingData
 from ddpm_ext.diffusion import BitsPerDimEstimate, estimate_bits_per_dim, exact_bits_per_dim
 from ddpm_ext.diffusion.likelihood import Predict
 from ddpm_ext.pipelines import ClassConditionalDDPMPipeline, ImprovedDDPMPipeline
@@ -21,8 +22,10 @@ from ddpm_ext.randomness import generator_for
 Measured = TypeVar("Measured")
 
 
-def check_has_likelihood(data: ImageData) -> None:
+def check_has_likelihood(data: TrainingData) -> None:
     """ValueError where `data` are not the 8-bit images that the bound's decoder is for."""
+    if data.max_value is None:
+        raise ValueError(f"bits/dim are those of 8-bit images, which {data.noun} are not.")
     if data.max_value != 255:
         raise ValueError("bits/dim are those of 8-bit images: `preserve_input_precision` kept 16 bits of these.")
 

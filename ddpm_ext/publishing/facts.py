@@ -49,6 +49,11 @@ class Facts:
         return list((self.index.get("id2label") or {}).values())
 
     @property
+    def noun(self) -> str:
+        """What the samples are, in the plural: images, or points, whose network has no size."""
+        return "images" if "sample_size" in self.unet else "points"
+
+    @property
     def dataset(self) -> str:
         """What was trained on, as it was told: a name, or the name of a folder."""
         name, folder = self.configuration.get("dataset_name"), self.configuration.get("train_data_dir")

@@ -18,6 +18,7 @@ from .facts import Facts, read_facts
 from .wording import grid_caption, limits, training, usage, usage_note, what_it_is
 
 
+_TASKS = {"images": "unconditional-image-generation", "points": "other"}
 _MARK = "\n<!-- ddpm_ext {digest}: as long as nobody edits this card, it is made anew with the model. -->\n"
 
 
@@ -71,10 +72,11 @@ def _digest(text: str) -> str:
 
 def _card_data(facts: Facts, title: str, licence: str | None) -> ModelCardData:
     dataset = facts.configuration.get("dataset_name")
-    is_on_hub = dataset is not None and dataset != "digits" and not Path(str(dataset)).exists()
+    is_ours = facts.noun == "points" or dataset == "digits"
+    is_on_hub = dataset is not None and not is_ours and not Path(str(dataset)).exists()
     results = [
         EvalResult(
-            task_type="unconditional-image-generation",
+            task_type=_TASKS[facts.noun],
             dataset_type=str(dataset) if is_on_hub else "other",
             dataset_name=facts.dataset,
             metric_type=result.metric_type,
@@ -87,7 +89,7 @@ def _card_data(facts: Facts, title: str, licence: str | None) -> ModelCardData:
     return ModelCardData(
         license=licence,
         library_name="diffusers",
-        pipeline_tag="unconditional-image-generation",
+        pipeline_tag=_TASKS[facts.noun] if facts.noun == "images" else None,
         tags=["ddpm_ext", "diffusion", "ddpm"] + (["class-conditional"] if facts.class_names else []),
         datasets=[str(dataset)] if is_on_hub else None,
         model_name=title,

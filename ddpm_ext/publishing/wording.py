@@ -18,21 +18,29 @@ _SCHEDULES = {"squaredcos_cap_v2": "cosine", "scaled_linear": "quadratic"}
 
 
 def what_it_is(facts: Facts) -> str:
-    """Images, network, prediction, variance and process, in two sentences."""
-    size = facts.unet["sample_size"]
-    height, width = size if isinstance(size, list | tuple) else (size, size)
-    colour = {1: "gray ", 3: "colour "}.get(facts.unet["in_channels"], "")
-    kind = f"class-conditional, {len(facts.class_names)} classes" if facts.class_names else "unconditional"
+    """Samples, network, prediction, variance and process, in two sentences."""
+    classes = len(facts.class_names) or (facts.unet.get("num_class_embeds") or 1) - 1  # the last is "no class"
+    kind = f"class-conditional, {classes} classes" if classes else "unconditional"
     schedule = facts.scheduler["beta_schedule"]
     parameters = facts.num_parameters
-    network = f"A U-Net of {parameters:,} parameters" if parameters else "A U-Net"
+    network = "A U-Net" if facts.noun == "images" else "A multilayer perceptron"
+    network += f" of {parameters:,} parameters" if parameters else ""
     prediction = _PREDICTIONS.get(facts.scheduler["prediction_type"], facts.scheduler["prediction_type"])
     variance = _VARIANCES.get(facts.scheduler["variance_type"], facts.scheduler["variance_type"])
     return (
-        f"A denoising diffusion model in pixel space of {colour}images of {height}x{width} pixels ({kind}). {network} "
-        f"predicts {prediction}, with {variance}, in a process of {facts.scheduler['num_train_timesteps']:,} steps "
+        f"A denoising diffusion model {_space(facts)} ({kind}). {network} predicts {prediction}, "
+        f"with {variance}, in a process of {facts.scheduler['num_train_timesteps']:,} steps "
         f"with the {_SCHEDULES.get(schedule, schedule)} schedule."
     )
+
+
+def _space(facts: Facts) -> str:
+    if facts.noun == "points":
+        return f"of points in {facts.unet['in_channels']} dimensions"
+    size = facts.unet["sample_size"]
+    height, width = size if isinstance(size, list | tuple) else (size, size)
+    colour = {1: "gray ", 3: "colour "}.get(facts.unet["in_channels"], "")
+    return f"in pixel space of {colour}images of {height}x{width} pixels"
 
 
 def grid_caption(facts: Facts) -> str:
@@ -46,14 +54,15 @@ def grid_caption(facts: Facts) -> str:
 def usage(facts: Facts, where: str) -> str:
     """The lines of Python that load the model from `where`, a folder or a repository, and sample from it."""
     labels = json.dumps(facts.class_names[:2], ensure_ascii=False)
-    argument = f"class_labels={labels}, guidance_scale=1.5" if facts.class_names else "batch_size=4"
+    few = "num_points=1000" if facts.noun == "points" else "batch_size=4"
+    argument = f"class_labels={labels}, guidance_scale=1.5" if facts.class_names else few
     return "\n".join(
         [
             "import ddpm_ext",
             "from diffusers import DiffusionPipeline",
             "",
             f'pipe = DiffusionPipeline.from_pretrained("{where}")',
-            f"images = pipe({argument}, num_inference_steps=100).images",
+            f"{facts.noun} = pipe({argument}, num_inference_steps=100).{facts.noun}",
         ]
     )
 
@@ -76,16 +85,17 @@ def training(facts: Facts) -> str:
     trained = ""
     if logged:
         last = logged[-1]
-        trained = f" for {last['step']:,} updates ({last['images_seen']:,} images seen, last loss {last['loss']:.4f})"
-    data = facts.run.get("images")
-    return (
-        f"Trained on {facts.dataset}, split '{facts.configuration.get('train_split')}'"
-        f"{f' ({data})' if data else ''}{trained}"
-    )
+        seen = f"{last[f'{facts.noun}_seen']:,} {facts.noun}"
+        trained = f" for {last['step']:,} updates ({seen} seen, last loss {last['loss']:.4f})"
+    data = facts.run.get(facts.noun)
+    split = facts.configuration.get("train_split")
+    return f"Trained on {facts.dataset}{f', split {split!r}' if split else ''}{f' ({data})' if data else ''}{trained}"
 
 
 def limits(facts: Facts) -> str:
     """What the model cannot do."""
+    if facts.noun == "points":
+        return "A model to learn from: it draws points of one distribution in the plane, and nothing else."
     return (
         f"The model knows nothing but the images of {facts.dataset}: it draws what resembles them, with their "
         "omissions and their prejudices, and may repeat single ones of them. Whether it does was measured only where "

@@ -36,12 +36,10 @@ images = pipe.numpy_to_pil((x / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
 
 
 def _pipeline_lines(pipeline: DiffusionPipeline, where: str, options: str) -> str:
-    knows_classes = hasattr(pipeline, "label_ids")
-    argument = f"class_labels={_some_labels(pipeline.unet)}" if knows_classes else "batch_size=16"
     return f"""from diffusers import DiffusionPipeline
 
 pipe = DiffusionPipeline.from_pretrained("{where}"{options})
-images = pipe({argument}).images
+{pipeline.example}
 """
 
 

@@ -7,7 +7,7 @@ exit, and `--help` shows one spelling of each flag.
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Literal, get_type_hints
+from typing import Literal, NamedTuple, get_type_hints
 
 from transformers.hf_argparser import HfArgumentParser
 
@@ -21,9 +21,10 @@ from .arguments import (
     ProcessArguments,
     TrainingArguments,
 )
+from .point_arguments import PointDataArguments, PointLoggingArguments, PointModelArguments, PointTrainingArguments
 
 
-Kind = Literal["unconditional", "class_conditional"]
+Kind = Literal["unconditional", "class_conditional", "points"]
 
 GROUPS: dict[str, tuple[type[Group], ...]] = {
     "unconditional": (DataArguments, ModelArguments, ProcessArguments, TrainingArguments, LoggingArguments),
@@ -34,8 +35,32 @@ GROUPS: dict[str, tuple[type[Group], ...]] = {
         ClassConditionalTrainingArguments,
         ClassConditionalLoggingArguments,
     ),
+    "points": (
+        PointDataArguments,
+        PointModelArguments,
+        ProcessArguments,
+        PointTrainingArguments,
+        PointLoggingArguments,
+    ),
 }
-DEFAULT_RECIPES = {"unconditional": "digits", "class_conditional": "digits_class_conditional"}
+
+
+class DefaultRecipe(NamedTuple):
+    """The recipe of a script: `what` it trains on, and the arguments whose mention leaves it aside."""
+
+    name: str
+    what: str
+    unless: tuple[str, ...]
+
+
+_ABOUT_IMAGES = ("config", "dataset_name", "train_data_dir", "model_config_name_or_path")
+DEFAULT_RECIPES = {
+    "unconditional": DefaultRecipe("digits", "small real digits, minutes on a CPU", _ABOUT_IMAGES),
+    "class_conditional": DefaultRecipe(
+        "digits_class_conditional", "small real digits, minutes on a CPU", _ABOUT_IMAGES
+    ),
+    "points": DefaultRecipe("points", "points of the plane, under a minute on a CPU", ("config",)),
+}
 
 WITHOUT_EFFECT = {
     "local_rank": "`accelerate launch` tells every process its place",
@@ -63,7 +88,7 @@ class ScriptArgumentParser(HfArgumentParser):
         flags = [field for group in groups for field in fields(group)]
         self.defaults = {field.name: field.default for field in flags}
         self.known = {name: field.name for field in flags for name in (field.name, *_aliases(field.metadata))}
-        self.elsewhere: set[str] = set()  # arguments of another script, which get a sentence of their own
+        self.elsewhere: dict[str, str] = {}  # arguments of other scripts, and whose they are
 
     def read(self, argv: Sequence[str], values: argparse.Namespace | None = None) -> argparse.Namespace:
         """`values` (default: the defaults) overridden by the flags in `argv`."""
@@ -93,8 +118,8 @@ class ScriptArgumentParser(HfArgumentParser):
         if not flags:
             raise ValueError(f"{unknown[0]!r} belongs to no argument: values follow their flag, as in `--seed 1`.")
         name = flags[0].lstrip("-").replace("-", "_")
-        if name in self.elsewhere - set(self.known):
-            raise ValueError(f"`{flags[0]}` is an argument of class-conditional training only, not of this script.")
+        if name in self.elsewhere:
+            raise ValueError(f"`{flags[0]}` is an argument of {self.elsewhere[name]} only, not of this script.")
         known = [flag.lstrip("-") for action in self._actions for flag in action.option_strings]
         raise ValueError(unknown_argument(flags[0], known))
 
@@ -103,12 +128,14 @@ class TrainingArgumentParser(ScriptArgumentParser):
     """The parser of a training script: its groups, recipes, and what diffusers' command lines may hold besides."""
 
     def __init__(self, kind: Kind) -> None:
+        recipe = DEFAULT_RECIPES[kind]
+        unless = " or ".join(f"--{name}" for name in recipe.unless)
         super().__init__(
             GROUPS[kind],
             usage="%(prog)s [--config RECIPE] [--argument value ...]",
-            description=f"Train a diffusion model ({kind.replace('_', '-')}). Where no argument says on what, it is"
-            f" the recipe {DEFAULT_RECIPES[kind]!r} (small real digits, minutes on a CPU), which then replaces the"
-            " defaults below. Runtime choices such as GPUs and processes belong to `accelerate launch`.",
+            description=f"Train a diffusion model ({kind.replace('_', '-')}). Without {unless}, the recipe"
+            f" {recipe.name!r} ({recipe.what}) replaces the defaults below. Runtime choices such as GPUs and processes"
+            " belong to `accelerate launch`.",
         )
         self.add_argument(
             "--config",
@@ -121,7 +148,16 @@ class TrainingArgumentParser(ScriptArgumentParser):
         ignored.add_argument(
             "--enable_xformers_memory_efficient_attention", action="store_true", help="torch's attention is as lean."
         )
-        self.elsewhere = {field.name for group in GROUPS["class_conditional"] for field in fields(group)}
+        self.elsewhere = _arguments_elsewhere(kind)
+
+
+def _arguments_elsewhere(kind: Kind) -> dict[str, str]:
+    """The arguments that only other kinds of training have, and these kinds in words."""
+    names = {other: {field.name for group in groups for field in fields(group)} for other, groups in GROUPS.items()}
+    return {
+        name: " and ".join(f"{other.replace('_', '-')} training" for other in names if name in names[other])
+        for name in set().union(*names.values()) - names[kind]
+    }
 
 
 def _aliases(metadata: Mapping[str, str]) -> list[str]:

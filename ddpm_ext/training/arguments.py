@@ -5,7 +5,7 @@ The type of a field says which values are accepted (`argument_rules`). Defaults 
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from .argument_rules import (
     Channels,
@@ -25,6 +25,10 @@ from .argument_rules import (
     Widths,
     flag,
 )
+
+
+if TYPE_CHECKING:
+    from .point_arguments import PointDataArguments, PointModelArguments
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ class ProcessArguments(Group):
 
     _argument_group_name = "Process (how noise is added, and what the network predicts)"
 
-    num_train_timesteps: Count = flag(1000, "Steps from an image to noise.", metavar="T", alias="--ddpm_num_steps")
+    num_train_timesteps: Count = flag(1000, "Steps from a sample to noise.", metavar="T", alias="--ddpm_num_steps")
     beta_schedule: Literal["linear", "scaled_linear", "quad", "squaredcos_cap_v2", "cosine", "sigmoid"] = flag(
         "linear",
         "How noise grows with the step; quad is short for scaled_linear, cosine for squaredcos_cap_v2.",
@@ -123,14 +127,15 @@ class ProcessArguments(Group):
     beta_end: Variance = flag(0.02, "Variance that the last step adds (cosine does not use it).", metavar="BETA")
     prediction_type: Literal["epsilon", "sample", "v_prediction", "mean"] = flag(
         "epsilon",
-        "What the network predicts: the noise, the clean image, v (Salimans & Ho 2022), or the mean of the step back.",
+        "What the network predicts: the noise, the clean sample x_0, v (Salimans & Ho 2022), or the mean of the step"
+        " back.",
     )
     variance_type: Literal["fixed_small", "fixed_large", "learned", "learned_range"] = flag(
         "fixed_small",
         "Variance of a step back: that of the posterior, beta, a learned log-variance, or learned between the first"
         " two (Nichol & Dhariwal 2021). Learned ones double the network's output channels.",
     )
-    clip_sample: Switch = flag(True, "Clip the predicted clean image to [-1, 1] while sampling.")
+    clip_sample: Switch = flag(True, "Clip the predicted clean sample to [-1, 1] while sampling.")
     rescale_betas_zero_snr: Switch = flag(
         False, "Rescale the schedule so that the last step is pure noise (Lin et al. 2024)."
     )
@@ -157,7 +162,7 @@ class TrainingArguments(Group):
         None, "Updates of the network (default: as num_epochs says).", metavar="STEPS"
     )
     num_epochs: Count = flag(100, "Passes over the data; not used where max_train_steps is given.")
-    train_batch_size: Count = flag(16, "Images per process and forward pass.")
+    train_batch_size: Count = flag(16, "Samples per process and forward pass.")
     gradient_accumulation_steps: Count = flag(1, "Forward passes per update: multiplies the batch, not the memory.")
     loss: Literal["simple", "hybrid", "vlb"] | None = flag(
         None,
@@ -223,7 +228,7 @@ class TrainingArguments(Group):
 class ClassConditionalTrainingArguments(TrainingArguments):
     label_dropout: Share = flag(
         0.1,
-        "Probability that an image is shown without its class, from which guidance learns the unconditional model.",
+        "Probability that a sample is shown without its class, from which guidance learns the unconditional model.",
         metavar="P",
     )
 
@@ -279,10 +284,11 @@ class ClassConditionalLoggingArguments(LoggingArguments):
 
 @dataclass(frozen=True)
 class Arguments:
-    """Everything that a training script was told; class-conditional scripts get the `ClassConditional...` groups."""
+    """Everything that a training script was told; class-conditional scripts get the `ClassConditional...` groups, and
+    the script for points the `Point...` groups."""
 
-    data: DataArguments
-    model: ModelArguments
+    data: "DataArguments | PointDataArguments"
+    model: "ModelArguments | PointModelArguments"
     process: ProcessArguments
     training: TrainingArguments
     logging: LoggingArguments

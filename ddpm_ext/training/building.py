@@ -4,6 +4,7 @@ import torch
 from diffusers import UNet2DModel
 
 from ddpm_ext.data.images import ImageData, load_images
+from ddpm_ext.data.points import PointData, load_points
 from ddpm_ext.diffusion import (
     P2,
     GaussianDiffusion,
@@ -16,6 +17,7 @@ from ddpm_ext.diffusion import (
 from ddpm_ext.models import (
     ClassConditionalUNet2DModel,
     ImprovedUNet2DModel,
+    MLPDenoiser,
     is_stock,
     unet_config,
     zero_initialize,
@@ -27,7 +29,9 @@ from .processes import is_main_process
 
 def load_training_images(arguments: Arguments) -> ImageData:
     """The split that is trained on; of several processes, the main one shows how the reading goes."""
-    return _load_split(arguments, arguments.data.train_split)
+    data = _load_split(arguments, arguments.data.train_split)
+    data.random_flip = arguments.data.random_flip
+    return data
 
 
 def load_held_out_images(arguments: Arguments) -> ImageData:
@@ -54,6 +58,33 @@ def _load_split(arguments: Arguments, split: str) -> ImageData:
         show_progress=is_main_process(),
         streaming=data.streaming,
         shuffle_window=data.shuffle_window,
+    )
+
+
+def load_training_points(arguments: Arguments) -> PointData:
+    """The points that are trained on."""
+    return load_points(arguments.data.dataset_name, arguments.data.num_points, arguments.training.seed)
+
+
+def build_mlp(arguments: Arguments, data: PointData) -> MLPDenoiser:
+    """An untrained network for `data`, class-conditional where that is asked for; the seed settles its weights."""
+    is_conditional = arguments.training.class_conditional
+    if is_conditional and data.num_classes is None:
+        raise ValueError(
+            f"`class_conditional` is true, but the points of '{arguments.data.dataset_name}' have no classes."
+        )
+    if arguments.logging.guidance_scale != 1 and not is_conditional:
+        raise ValueError(
+            f"`guidance_scale` is {arguments.logging.guidance_scale} but `class_conditional` is false: there is no "
+            "class to guide towards, and only 1 is accepted."
+        )
+    torch.manual_seed(arguments.training.seed)
+    (coordinates,) = data.shape
+    return MLPDenoiser(
+        in_channels=coordinates,
+        out_channels=2 * coordinates if arguments.process.learns_variance else coordinates,
+        hidden_sizes=tuple(arguments.model.hidden_sizes or (128, 128, 128)),
+        num_class_embeds=data.num_classes + 1 if is_conditional else None,
     )
 
 

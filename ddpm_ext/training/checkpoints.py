@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 
-from diffusers import UNet2DModel
+from diffusers import ModelMixin
 from safetensors import SafetensorError
 
 from .global_batch import GlobalBatch
@@ -124,7 +124,7 @@ def check_same_run(checkpoint: Path, identity: Mapping[str, object], global_batc
     return saved
 
 
-def check_same_network(checkpoint: Path, unet: UNet2DModel) -> None:
+def check_same_network(checkpoint: Path, unet: ModelMixin) -> None:
     """ValueError where the network in `checkpoint` has another architecture than `unet`."""
     there = json.loads((checkpoint / "unet" / "config.json").read_text())
     here = json.loads(unet.to_json_string())

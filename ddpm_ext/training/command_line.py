@@ -31,15 +31,15 @@ _SECONDS_TO_BE_ENDED = 60
 def parse(kind: Kind, argv: Sequence[str] | None = None) -> Arguments:
     """The arguments of a training script, from `argv` (default: the command line).
 
-    A recipe (`--config`) sets defaults and flags override it. Where nothing says what to train on, it is the digits
-    recipe of the script. What follows from other arguments is filled in: `loss` and `num_inference_steps` are never
+    A recipe (`--config`) sets defaults and flags override it. Where nothing says what to train on, it is the script's
+    own recipe. What follows from other arguments is filled in: `loss` and `num_inference_steps` are never
     None. ValueError, in one sentence, for a name or a value that is not accepted.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = TrainingArgumentParser(kind)
     given = parser.read(argv, argparse.Namespace(**dict.fromkeys(parser.defaults)))
-    names_data = (given.config, given.dataset_name, given.train_data_dir, given.model_config_name_or_path)
-    recipe = given.config if any(name is not None for name in names_data) else DEFAULT_RECIPES[kind]
+    default = DEFAULT_RECIPES[kind]
+    recipe = given.config if any(getattr(given, name) is not None for name in default.unless) else default.name
 
     values = parser.read([])
     if recipe is not None:
@@ -49,7 +49,7 @@ def parse(kind: Kind, argv: Sequence[str] | None = None) -> Arguments:
         except ValueError as error:
             raise ValueError(f"{recipe}: {error}") from None
     for pair in _ALTERNATIVES:
-        for name, other in (pair, pair[::-1]):
+        for name, other in (pair, pair[::-1]) if parser.defaults.keys() >= set(pair) else ():
             if getattr(given, name) is not None and getattr(given, other) is None:
                 setattr(values, other, parser.defaults[other])
     parser.read(argv, values)

@@ -1,11 +1,11 @@
-"""The images of one update, and how processes and accumulation steps divide them."""
+"""The samples of one update, and how processes and accumulation steps divide them."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class GlobalBatch:
-    """`train_batch_size` images in each of `accumulation_steps` passes of each of `processes`."""
+    """`train_batch_size` samples in each of `accumulation_steps` passes of each of `processes`."""
 
     train_batch_size: int
     processes: int
@@ -15,16 +15,16 @@ class GlobalBatch:
     def size(self) -> int:
         return self.train_batch_size * self.processes * self.accumulation_steps
 
-    def check_fits(self, num_samples: int) -> None:
-        """ValueError where the data set has fewer images than one update takes."""
+    def check_fits(self, num_samples: int, noun: str) -> None:
+        """ValueError where the data set has fewer samples, called `noun`, than one update takes."""
         if self.processes > num_samples:
             raise ValueError(
-                f"the launcher started {self.processes} processes, but the data set has only {num_samples} images: at "
-                "most that many processes are accepted."
+                f"the launcher started {self.processes} processes, but the data set has only {num_samples} {noun}: "
+                "at most that many processes are accepted."
             )
         if self.size > num_samples:
             raise ValueError(
-                f"`train_batch_size` makes {self.size} images per update ({self.train_batch_size}, times "
+                f"`train_batch_size` makes {self.size} {noun} per update ({self.train_batch_size}, times "
                 f"{self.processes} processes, times {self.accumulation_steps} accumulation steps), but the data set "
                 f"has only {num_samples}: a global batch of at most that many is accepted."
             )

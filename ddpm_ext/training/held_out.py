@@ -2,7 +2,7 @@
 
 from accelerate import Accelerator
 
-from ddpm_ext.data.images import ImageData
+from ddpm_ext.data.training_data import TrainingData
 from ddpm_ext.evaluation.likelihood import check_has_likelihood, estimated_bits_per_dim
 from ddpm_ext.pipelines import ImprovedDDPMPipeline
 
@@ -13,7 +13,8 @@ from .building import load_held_out_images
 class HeldOut:
     """The first `eval_images` of the held-out split, of the kind that `trained_on` is; ValueError where it differs."""
 
-    def __init__(self, arguments: Arguments, trained_on: ImageData, accelerator: Accelerator) -> None:
+    def __init__(self, arguments: Arguments, trained_on: TrainingData, accelerator: Accelerator) -> None:
+        check_has_likelihood(trained_on)
         self.arguments, self.accelerator = arguments, accelerator
         self.data = load_held_out_images(arguments)
         if self.data.shape != trained_on.shape:

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,32 +13,25 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ddpm_ext.visualization import (
-    Trajectory,
-    as_gif,
-    as_image,
-    loss_curve,
-    loss_per_timestep,
-    opaque_image,
-    trajectory_frames,
-    trajectory_grid,
-)
+from ddpm_ext.visualization import as_gif, as_image, loss_curve, loss_per_timestep
 
 from .arguments import LoggingArguments
 from .tracking import Tracker
 
 
 class Logs:
-    """The written and shown progress of a run; all processes may call it, the main one alone acts."""
+    """The written and shown progress of a run on samples called `noun`; all processes may call it, the main one alone
+    acts."""
 
-    def __init__(self, arguments: LoggingArguments, accelerator: Accelerator, output_dir: Path):
+    def __init__(self, arguments: LoggingArguments, accelerator: Accelerator, output_dir: Path, noun: str):
         self.arguments = arguments
         self.accelerator = accelerator
         self.output_dir = output_dir
+        self.noun = noun
         self.tracker = Tracker(arguments, accelerator, output_dir, self.warn)
         self.history: list[dict[str, float]] = []
         self._since = time.perf_counter()
-        self._images = 0
+        self._samples = 0
 
     def start(self, configuration: dict[str, object], step: int, total: int, tracker_run_id: str | None) -> None:
         """Opens the tracker and the `bar`; a resumed run keeps its metrics up to `step`, and its run in the
@@ -47,7 +41,7 @@ class Logs:
         self.bar = tqdm(total=total, initial=step, desc="training", unit="step", disable=hidden)
         if self.accelerator.is_main_process:
             self._read_history(step)
-        self._since, self._images = time.perf_counter(), 0
+        self._since, self._samples = time.perf_counter(), 0
 
     @property
     def metrics_file(self) -> Path:
@@ -61,9 +55,9 @@ class Logs:
         partial.write_text("".join(json.dumps(row) + "\n" for row in self.history))
         partial.replace(self.metrics_file)
 
-    def advance(self, images: int) -> None:
-        """One update on `images` images is done."""
-        self._images += images
+    def advance(self, count: int) -> None:
+        """One update on `count` samples is done."""
+        self._samples += count
         self.bar.update()
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
@@ -71,11 +65,11 @@ class Logs:
         if not self.accelerator.is_main_process:
             return
         now = time.perf_counter()
-        speed = self._images / (now - self._since)
-        values = {**values, "images_per_second": speed, "memory_gib": _memory_gib(self.accelerator.device)}
-        self._since, self._images = now, 0
+        speed = self._samples / (now - self._since)
+        values = {**values, f"{self.noun}_per_second": speed, "memory_gib": _memory_gib(self.accelerator.device)}
+        self._since, self._samples = now, 0
         self.measurements(step, values)
-        self.bar.set_postfix_str(f"loss {values['loss']:.4f}, {speed:,.0f} images/s")
+        self.bar.set_postfix_str(f"loss {values['loss']:.4f}, {speed:,.0f} {self.noun}/s")
 
     def measurements(self, step: int, values: dict[str, float]) -> None:
         """Records `values` under `step`, as they are."""
@@ -103,13 +97,13 @@ class Logs:
             picture = as_image(loss_per_timestep(sums[:, 0], sums[:, 1], f"{self.output_dir.name}, step {step:,}"))
             self._picture("loss_per_timestep", self.output_dir / "loss_per_timestep.png", picture, step)
 
-    def trajectory(self, step: int, trajectory: Trajectory) -> None:
-        """Writes `trajectory.gif`, and gives the tracker some moments of it side by side."""
+    def trajectory(self, step: int, frames: Sequence[Image.Image], moments: Image.Image) -> None:
+        """Writes `frames` to `trajectory.gif`, and gives the tracker some `moments` of it side by side."""
         try:
-            (self.output_dir / "trajectory.gif").write_bytes(as_gif(trajectory_frames(trajectory)))
+            (self.output_dir / "trajectory.gif").write_bytes(as_gif(frames))
         except OSError as error:
             self.warn(f"trajectory.gif could not be written ({error})")
-        self.tracker.image("trajectory", np.asarray(opaque_image(trajectory_grid(trajectory))), step)
+        self.tracker.image("trajectory", np.asarray(moments.convert("RGB")), step)
 
     def _picture(self, name: str, path: Path, picture: Image.Image, step: int) -> None:
         try:
@@ -120,7 +114,7 @@ class Logs:
 
     def resume_clock(self) -> None:
         """Forgets the time since the last metrics, in which something else than training was done."""
-        self._since, self._images = time.perf_counter(), 0
+        self._since, self._samples = time.perf_counter(), 0
 
     def warn(self, sentence: str) -> None:
         """Says `sentence` above the bar."""

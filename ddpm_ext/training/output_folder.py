@@ -14,7 +14,8 @@ import torch
 from accelerate import Accelerator
 from diffusers import DiffusionPipeline
 
-from ddpm_ext.data.images import ImageData
+from ddpm_ext.data.training_data import TrainingData
+from ddpm_ext.pipelines import ImprovedDDPMPipeline
 from ddpm_ext.publishing.uploads import BackgroundUploads
 from ddpm_ext.sharing.loading_lines import package_lines
 
@@ -25,6 +26,7 @@ _OF_A_RUN = (
     "config.yaml",
     "run.json",
     "metrics.jsonl",
+    "metrics.json",
     "model_index.json",
     "checkpoints",
     "logs",
@@ -34,6 +36,9 @@ _OF_A_RUN = (
     "loss_per_timestep.png",
     "evaluation",
     "trajectory.gif",
+    "trajectory.png",
+    "forward.gif",
+    "forward.png",
     "unet",
     "scheduler",
 )
@@ -76,7 +81,7 @@ def replace_pipeline(pipeline: DiffusionPipeline, output_dir: Path) -> None:
     shutil.rmtree(partial)
 
 
-def describe_run(arguments: Arguments, accelerator: Accelerator, data: ImageData) -> str:
+def describe_run(arguments: Arguments, accelerator: Accelerator, data: TrainingData) -> str:
     """JSON for the model card: the command, without the Hub's token, what it ran on, and the data set's size."""
     count = accelerator.num_processes
     device = torch.cuda.get_device_name() if accelerator.device.type == "cuda" else accelerator.device.type
@@ -86,7 +91,7 @@ def describe_run(arguments: Arguments, accelerator: Accelerator, data: ImageData
             "command": shlex.join(["accelerate", "launch", *_without_token(sys.argv)]),
             "environment": f"Python {platform.python_version()}, {packages}; "
             f"{count} process{'es' if count > 1 else ''} on {device}, precision {accelerator.mixed_precision}",
-            "images": f"{len(data):,} images of {'x'.join(map(str, data.shape))}",
+            data.noun: f"{len(data):,} {data.noun} of {'x'.join(map(str, data.shape))}",
         },
         indent=2,
     )
@@ -126,7 +131,7 @@ def upload_words(output_dir: Path, repo_id: str, address: str | None) -> str:
     )
 
 
-def closing_words(output_dir: Path, pipeline: DiffusionPipeline) -> str:
+def closing_words(output_dir: Path, pipeline: ImprovedDDPMPipeline) -> str:
     """Where everything is, and the lines that load it."""
     lines = textwrap.indent(package_lines(pipeline, str(output_dir)), "    ")
     return f"""

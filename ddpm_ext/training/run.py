@@ -17,10 +17,11 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from diffusers import UNet2DModel
+from diffusers import ModelMixin
 from torch import Tensor
 
-from ddpm_ext.data.images import Draw, ImageData
+from ddpm_ext.data.stores import Draw
+from ddpm_ext.data.training_data import TrainingData
 from ddpm_ext.diffusion import LossSecondMomentTimesteps, UniformTimesteps
 from ddpm_ext.pipelines import ImprovedDDPMPipeline
 from ddpm_ext.publishing.model_card import write_model_card
@@ -53,7 +54,7 @@ from .output_folder import (
 )
 from .processes import check_processes, on_cpu, use_all_cores
 from .recipes import flatten, to_yaml
-from .samples import sample_grid, sample_trajectory
+from .samples import IMAGES, Pictures
 from .sharding import check_distribution
 from .state import TrainingState
 
@@ -61,20 +62,22 @@ from .state import TrainingState
 class Run:
     """A run of `arguments` that trains `unet` on `data`; `make_pipeline(unet)` is what is saved and sampled from.
 
-    `network` is the prepared U-Net to call; `random` the draws of the batch at hand; `step` the number of updates
-    done.
+    `pictures` show its samples. `network` is the prepared network to call; `random` the draws of the batch at hand;
+    `step` the number of updates done.
     """
 
     def __init__(
         self,
         arguments: Arguments,
-        unet: UNet2DModel,
-        data: ImageData,
+        unet: ModelMixin,
+        data: TrainingData,
         timesteps: UniformTimesteps | LossSecondMomentTimesteps,
-        make_pipeline: Callable[[UNet2DModel], ImprovedDDPMPipeline],
+        make_pipeline: Callable[[ModelMixin], ImprovedDDPMPipeline],
+        pictures: Pictures = IMAGES,
     ):
         self.arguments, training = arguments, arguments.training
-        self.data, self.timesteps, self.make_pipeline = data, timesteps, make_pipeline
+        self.data, self.timesteps = data, timesteps
+        self.make_pipeline, self.pictures = make_pipeline, pictures
         self.output_dir = Path(training.output_dir)
         resuming = training.resume or training.resume_from_checkpoint is not None
         check_output_folder(self.output_dir, training.overwrite_output_dir, resuming)
@@ -95,7 +98,7 @@ class Run:
         self.steps_per_epoch = max(1, round(len(data) / self.global_batch_size))
         self.total_steps = training.max_train_steps or training.num_epochs * self.steps_per_epoch
         resume_from = self._checkpoint_to_resume()
-        global_batch.check_fits(len(data))
+        global_batch.check_fits(len(data), data.noun)
         self.held_out = HeldOut(arguments, data, self.accelerator) if arguments.logging.eval_steps else None
 
         self.state = TrainingState(self.accelerator, unet, training, self.total_steps)
@@ -103,7 +106,7 @@ class Run:
         self._losses = LossRecord(arguments.process.num_train_timesteps)
         self._gradient_norm = torch.zeros(())
         self._seen: list[Tensor] = []
-        self.logs = Logs(arguments.logging, self.accelerator, self.output_dir)
+        self.logs = Logs(arguments.logging, self.accelerator, self.output_dir, data.noun)
         self.uploads = uploads_of(arguments, self.logs.warn)
         self._tracker_run_id: str | None = None
         if resume_from is not None:
@@ -135,7 +138,7 @@ class Run:
     # ------------------------------------------------------------------ the stream
 
     def batches(self) -> Iterator[dict[str, Tensor]]:
-        """Batches of this process until the last update: "images", float32 (B, C, H, W) in [-1, 1], and "labels".
+        """Batches of this process until the last update, as `data` makes them: samples in [-1, 1], and "labels".
 
         Between two batches stands one forward and backward pass; the update is made when the global batch is complete.
         """
@@ -148,10 +151,7 @@ class Run:
                 for micro_batch in range(self.arguments.training.gradient_accumulation_steps):
                     self.random = self._draws(self.step, micro_batch)
                     self._seed_dropout()
-                    batch = next(batches)
-                    if self.arguments.data.random_flip:
-                        flipped = self.random.uniform("flip").view(-1, 1, 1, 1) < 0.5
-                        batch["images"] = torch.where(flipped, batch["images"].flip(-1), batch["images"])
+                    batch = self.data.augment(next(batches), self.random)
                     with self.accelerator.accumulate(self.network):
                         yield batch
                 self._after_update(stops=interruption.is_agreed(self.step))
@@ -213,7 +213,7 @@ class Run:
         if draws or measures:
             pipeline = self.pipeline()
             if draws:
-                self.logs.samples(self.step, sample_grid(pipeline, self.arguments, self.accelerator))
+                self.logs.samples(self.step, self.pictures.samples(pipeline, self.arguments, self.accelerator))
                 self.logs.loss_per_timestep(self.step, self._losses.by_timestep(self.accelerator))
             if measures:
                 self.logs.measurements(self.step, self.held_out.measure(pipeline))
@@ -240,7 +240,7 @@ class Run:
         values["learning_rate"] = self.state.lr_scheduler.get_last_lr()[0]
         values["gradient_norm"] = float(self._gradient_norm)
         values["epoch"] = self.step * self.global_batch_size / len(self.data)
-        values["images_seen"] = self.step * self.global_batch_size
+        values[f"{self.data.noun}_seen"] = self.step * self.global_batch_size
         if self.state.ema is not None:
             values["ema_decay"] = self.state.ema.cur_decay_value
             values["ema_width_steps"] = 1 / (1 - self.state.ema.cur_decay_value)
@@ -287,7 +287,7 @@ class Run:
             "seed": training.seed,
             "global_batch_size": self.global_batch_size,
             "num_samples": len(self.data),
-            "images": f"{'x'.join(map(str, self.data.shape))}, fingerprint {self.data.fingerprint}",
+            self.data.noun: f"{'x'.join(map(str, self.data.shape))}, fingerprint {self.data.fingerprint}",
             "use_ema": training.use_ema,
             "timestep_sampler": training.timestep_sampler,
             **asdict(self.arguments.process),
@@ -305,7 +305,7 @@ class Run:
         self.save_pipeline()
         pipeline = self.pipeline()
         if self.accelerator.is_main_process:
-            self.logs.trajectory(self.step, sample_trajectory(pipeline, self.arguments))
+            self.logs.trajectory(self.step, *self.pictures.motion(pipeline, self.arguments))
         self.logs.finish()
         self.accelerator.end_training()
         if not self.accelerator.is_main_process:

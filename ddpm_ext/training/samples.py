@@ -1,14 +1,31 @@
 """What a run draws, always from the same noise: the grid of samples, and how some of them come about."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 from accelerate import Accelerator
 from PIL import Image
 
 from ddpm_ext.evaluation.generate import Sampling, generate
 from ddpm_ext.evaluation.trajectory import images_side_by_side, record_trajectory
 from ddpm_ext.pipelines import ClassConditionalDDPMPipeline, ImprovedDDPMPipeline
-from ddpm_ext.visualization import Trajectory, image_grid
+from ddpm_ext.visualization import image_grid, opaque_image, trajectory_frames, trajectory_grid
 
 from .arguments import Arguments
+
+
+class Motion(NamedTuple):
+    """The way from noise to samples: frames, and some moments side by side."""
+
+    frames: list[Image.Image]
+    moments: Image.Image
+
+
+class Pictures(NamedTuple):
+    """How samples are drawn: `samples` is called by every process, `motion` by the main one alone."""
+
+    samples: Callable[[ImprovedDDPMPipeline, Arguments, Accelerator], Image.Image]
+    motion: Callable[[ImprovedDDPMPipeline, Arguments], Motion]
 
 
 def sample_grid(pipeline: ImprovedDDPMPipeline, arguments: Arguments, accelerator: Accelerator) -> Image.Image:
@@ -27,7 +44,7 @@ def sample_grid(pipeline: ImprovedDDPMPipeline, arguments: Arguments, accelerato
     return image_grid(images, columns=classes and min(classes, 10))
 
 
-def sample_trajectory(pipeline: ImprovedDDPMPipeline, arguments: Arguments) -> Trajectory:
+def sample_trajectory(pipeline: ImprovedDDPMPipeline, arguments: Arguments) -> Motion:
     """The way to a few images in at most 50 steps: less work than a grid, so that the main process can do it alone."""
     logging = arguments.logging
     sampling = Sampling(
@@ -39,4 +56,8 @@ def sample_trajectory(pipeline: ImprovedDDPMPipeline, arguments: Arguments) -> T
     count = images_side_by_side(pipeline, min(10, logging.eval_batch_size))
     is_conditional = isinstance(pipeline, ClassConditionalDDPMPipeline)
     labels = [i % pipeline.unet.num_classes for i in range(count)] if is_conditional else None
-    return record_trajectory(pipeline, count, sampling, labels)
+    trajectory = record_trajectory(pipeline, count, sampling, labels)
+    return Motion(trajectory_frames(trajectory), opaque_image(trajectory_grid(trajectory)))
+
+
+IMAGES = Pictures(sample_grid, sample_trajectory)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
-from diffusers import UNet2DModel
+from diffusers import ModelMixin
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor
@@ -21,7 +21,7 @@ class TrainingState:
     """The state of a run after `step` updates of `unet`; `network` is the prepared one, to call."""
 
     def __init__(
-        self, accelerator: Accelerator, unet: UNet2DModel, arguments: TrainingArguments, total_steps: int
+        self, accelerator: Accelerator, unet: ModelMixin, arguments: TrainingArguments, total_steps: int
     ) -> None:
         self.accelerator = accelerator
         self.arguments = arguments
@@ -62,19 +62,19 @@ class TrainingState:
         return ema
 
     @property
-    def unet(self) -> UNet2DModel:
+    def unet(self) -> ModelMixin:
         """The network itself, without what accelerate wrapped around it."""
         return self.accelerator.unwrap_model(self.network)
 
-    def averaged_unet(self) -> UNet2DModel:
+    def averaged_unet(self) -> ModelMixin:
         """The network to sample from: a copy with the averaged weights, or itself where there is no average."""
         return self.raw_unet() if self.ema is None else self._copy(self.ema.shadow_params)
 
-    def raw_unet(self) -> UNet2DModel:
+    def raw_unet(self) -> ModelMixin:
         """The network that is trained: itself, or a whole copy where the processes share it out."""
         return self._copy(self.network.parameters()) if is_sharded(self.network) else self.unet
 
-    def _copy(self, parameters: Iterable[Tensor]) -> UNet2DModel:
+    def _copy(self, parameters: Iterable[Tensor]) -> ModelMixin:
         copy = self._network_class.from_config(self.unet.config)
         copy.to(self.accelerator.device, memory_format=torch.channels_last)
         fill(copy.parameters(), (whole(parameter) for parameter in parameters))
@@ -133,7 +133,7 @@ class SavedState:
     """What a checkpoint holds besides the pipeline: `raw_unet` where the pipeline has averaged weights."""
 
     training: dict[str, object]
-    raw_unet: UNet2DModel | None
+    raw_unet: ModelMixin | None
     power_ema: PowerEMA | None
 
     def write(self, checkpoint: Path) -> None:

@@ -7,9 +7,9 @@
 from .curves import loss_curve, loss_per_timestep, metric_curves, nearest_distances
 from .drawing import as_gif, as_image, as_svg, opaque_image
 from .grids import class_grid, image_grid, labelled_grid
-from .points import point_cloud_frames, point_clouds
+from .points import point_cloud_frames, point_cloud_table, point_clouds
 from .process import bound_terms, forward_strip, learned_variance, schedules, variance_fraction
-from .trajectory import Trajectory, TrajectoryRecorder, trajectory_frames, trajectory_grid
+from .trajectory import Trajectory, TrajectoryRecorder, telling_moments, trajectory_frames, trajectory_grid
 
 
 __all__ = [
@@ -30,8 +30,10 @@ __all__ = [
     "nearest_distances",
     "opaque_image",
     "point_cloud_frames",
+    "point_cloud_table",
     "point_clouds",
     "schedules",
+    "telling_moments",
     "trajectory_frames",
     "trajectory_grid",
     "variance_fraction",

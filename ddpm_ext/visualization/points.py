@@ -15,13 +15,18 @@ from .drawing import BLUE, PALE_BLUE
 
 
 def point_clouds(
-    points: Tensor, labels: Sequence[str] = (), reference: Tensor | None = None, columns: int = 6
+    points: Tensor,
+    labels: Sequence[str] = (),
+    reference: Tensor | None = None,
+    columns: int = 6,
+    limit: float | None = None,
 ) -> Figure:
     """N points at S times, (S, N, 2), each time in axes of its own, above real points (M, 2) where they are given.
 
-    All axes have the same limits; `labels` are their titles. A row has up to `columns`.
+    All axes go from -`limit` to `limit`, by default as far as the points; `labels` are their titles. A row has up to
+    `columns`.
     """
-    limit = _limit(points, reference)
+    limit = limit or _limit(points, reference)
     rows = math.ceil(len(points) / columns)
     columns = math.ceil(len(points) / rows)
     figure = Figure(figsize=(2 * columns, 2.2 * rows), layout="constrained")
@@ -35,11 +40,40 @@ def point_clouds(
     return figure
 
 
+def point_cloud_table(
+    rows: Sequence[Sequence[Tensor]],
+    row_labels: Sequence[str],
+    column_labels: Sequence[str],
+    reference: Tensor | None = None,
+    limit: float | None = None,
+    inches: float = 1.2,
+) -> Figure:
+    """Clouds, each (N, 2), in rows and columns with words at their left and above them; all axes have one scale.
+
+    A cloud is `inches` wide; the rest is as in `point_clouds`.
+    """
+    limit = limit or max(_limit(cloud, reference) for row in rows for cloud in row)
+    figure = Figure(figsize=(inches * (len(rows[0]) + 0.6), inches * len(rows) + 0.3), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02)
+    axes = figure.subplots(len(rows), len(rows[0]), squeeze=False)
+    for row, line, label in zip(rows, axes, row_labels, strict=True):
+        line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
+        for cloud, one in zip(row, line, strict=True):
+            _draw(one, cloud, reference, limit)
+    for one, label in zip(axes[0], column_labels, strict=True):
+        one.set_title(label, fontsize=8)
+    return figure
+
+
 def point_cloud_frames(
-    points: Tensor, labels: Sequence[str] = (), reference: Tensor | None = None, pixels: int = 360
+    points: Tensor,
+    labels: Sequence[str] = (),
+    reference: Tensor | None = None,
+    pixels: int = 360,
+    limit: float | None = None,
 ) -> list[Image.Image]:
     """A frame of `pixels` x `pixels` for each of the S times of points (S, N, 2); the rest as in `point_clouds`."""
-    limit = _limit(points, reference)
+    limit = limit or _limit(points, reference)
     figure = Figure(figsize=(pixels / 100, pixels / 100), dpi=100, layout="constrained")
     canvas, axes = FigureCanvasAgg(figure), figure.subplots()
     cloud = _draw(axes, points[0], reference, limit)

@@ -97,6 +97,11 @@ def trajectory_frames(trajectory: Trajectory, column_labels: Sequence[str] = ())
     ]
 
 
+def telling_moments(count: int) -> list[int]:
+    """The places of six of `count` evenly spaced moments from noise to samples, closer where the samples emerge."""
+    return sorted({round(share * (count - 1)) for share in (0, 0.4, 0.65, 0.8, 0.92, 1)})
+
+
 def _evenly(count: int, wanted: int) -> list[int]:
     """At most `wanted` of `count` places, evenly spaced, with the first and the last."""
     return torch.linspace(0, count - 1, min(count, wanted)).round().long().tolist()

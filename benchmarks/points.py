@@ -1,0 +1,120 @@
+"""Keeps what runs on points have shown: numbers in docs/results, pictures in docs/images, tables for docs/points.md.
+
+    for name in swiss_roll two_moons circles checkerboard pinwheel gaussian_mixture; do
+        python train_scripts/train_points.py --dataset_name $name --output_dir points/$name
+    done
+    python train_scripts/compare.py --output_dir points/comparison-points
+    python train_scripts/compare.py --data digits --output_dir points/comparison-digits
+    python benchmarks/points.py --runs points
+    python benchmarks/tables.py
+
+Runs that are not there leave what was kept of them before.
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+from PIL import Image
+from tables import ROOT, write_result
+
+
+SHAPES = ("swiss_roll", "two_moons", "circles", "checkerboard", "pinwheel", "gaussian_mixture")
+RESULTS, IMAGES = ROOT / "docs" / "results", ROOT / "docs" / "images"
+_COLOURS = 32  # a picture of blue points needs no more, and is a third as large
+
+
+def keep_run(name: str, run: Path) -> None:
+    """The numbers and pictures of a finished run of train_points.py."""
+    if not (run / "metrics.json").exists():
+        return
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    content = {"updates": last["step"], "loss": last["loss"], **json.loads((run / "metrics.json").read_text())}
+    _write(RESULTS / f"points_{name}.json", content)
+    _keep_picture(run / "trajectory.png", IMAGES / f"points_{name}.png")
+    if name == SHAPES[0]:
+        _keep_picture(run / "forward.png", IMAGES / "points_forward.png")
+        _keep_picture(run / "loss.png", IMAGES / "points_loss.png")
+        for motion in ("forward", "trajectory"):
+            shutil.copyfile(run / f"{motion}.gif", IMAGES / f"points_{motion}.gif")
+
+
+def keep_comparison(data: str, folder: Path) -> None:
+    """The numbers and pictures of a finished compare.py."""
+    if not (folder / "comparison.json").exists():
+        return
+    _write(RESULTS / f"comparison_{data}.json", json.loads((folder / "comparison.json").read_text()))
+    for picture in ("trajectories", "samples"):
+        _keep_picture(folder / f"{picture}.png", IMAGES / f"comparison_{data}_{picture}.png")
+
+
+def table_of_runs() -> None:
+    rows = []
+    for name in SHAPES:
+        kept = _read(RESULTS / f"points_{name}.json")
+        if kept is not None:
+            found = {entry["name"]: entry["value"] for entry in kept["metrics"]}
+            floor = f"{kept['chamfer_of_training_points']:.2g}"
+            rows.append(
+                [f"`{name}`", f"{kept['updates']:,}", f"{found['chamfer']:.2g}", floor, f"{found['energy']:.2g}"]
+            )
+    points, steps = (kept["metrics"][0]["protocol"][key] for key in ("points", "steps"))
+    write_result(
+        "points",
+        f"`train_points.py --dataset_name ...`, seed 0: {points:,} samples in {steps} steps against as many fresh "
+        "points. The Chamfer distance sees points that stray, the energy distance (its unbiased estimate, 0 for equal "
+        "distributions) also how the mass is spread.",
+        ["data set", "updates", "Chamfer distance", "the same of training points", "energy distance"],
+        rows,
+    )
+
+
+def table_of_comparison(data: str) -> None:
+    kept = _read(RESULTS / f"comparison_{data}.json")
+    if kept is None:
+        return
+    predictors = list(dict.fromkeys(model["predictor"] for model in kept["models"]))
+    rows = [
+        [schedule, *(f"{m['value']:.2g}" for m in kept["models"] if m["schedule"] == schedule)]
+        for schedule in dict.fromkeys(model["schedule"] for model in kept["models"])
+    ]
+    updates = kept["settings"]["max_train_steps"]
+    budget = f"{updates:,} updates each" if updates else "the recipe's updates each"
+    write_result(
+        f"comparison_{data}",
+        f"{kept['metric']} ({kept['protocol']}), {budget}, seed {kept['settings']['seed']}, by `compare.py --data "
+        f"{data}`; that of real samples is {kept['real_samples']:.2g}.",
+        ["schedule", *(f"predicts {name}" for name in predictors)],
+        rows,
+    )
+
+
+def _read(path: Path) -> dict | None:
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def _write(path: Path, content: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def _keep_picture(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    Image.open(source).convert("RGB").quantize(_COLOURS).save(target, optimize=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--runs", type=Path, default=Path("points"))
+    runs = parser.parse_args().runs
+    for name in SHAPES:
+        keep_run(name, runs / name)
+    table_of_runs()
+    for data in ("points", "digits"):
+        keep_comparison(data, runs / f"comparison-{data}")
+        table_of_comparison(data)
+
+
+if __name__ == "__main__":
+    main()
