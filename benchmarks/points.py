@@ -27,10 +27,14 @@ _COLOURS = 32  # a picture of blue points needs no more, and is a third as large
 
 def keep_run(name: str, run: Path) -> None:
     """The numbers and pictures of a finished run of train_points.py."""
-    if not (run / "metrics.json").exists():
+    if not (run / "evaluation" / "metrics.json").exists():
         return
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
-    content = {"updates": last["step"], "loss": last["loss"], **json.loads((run / "metrics.json").read_text())}
+    content = {
+        "updates": last["step"],
+        "loss": last["loss"],
+        **json.loads((run / "evaluation" / "metrics.json").read_text()),
+    }
     _write(RESULTS / f"points_{name}.json", content)
     _keep_picture(run / "trajectory.png", IMAGES / f"points_{name}.png")
     if name == SHAPES[0]:
@@ -55,7 +59,7 @@ def table_of_runs() -> None:
         kept = _read(RESULTS / f"points_{name}.json")
         if kept is not None:
             found = {entry["name"]: entry["value"] for entry in kept["metrics"]}
-            floor = f"{kept['chamfer_of_training_points']:.2g}"
+            floor = f"{found['chamfer_floor']:.2g}"
             rows.append(
                 [f"`{name}`", f"{kept['updates']:,}", f"{found['chamfer']:.2g}", floor, f"{found['energy']:.2g}"]
             )

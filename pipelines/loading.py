@@ -42,7 +42,9 @@ def load_pipeline(model: str) -> ImprovedDDPMPipeline:
         is_of_ours = any(isinstance(entry, list) and entry[:1] == ["ddpm_ext"] for entry in index.values())
         from_newer = is_of_ours and not hasattr(sys.modules["ddpm_ext"], name)
         hint = f", which {_version_of('ddpm_ext')} does not have" if from_newer else ""
-        raise ValueError(f"`model` is {model}, a {name}{hint}: pipelines of ddpm_ext and DDPMPipeline are accepted.")
+        raise ValueError(
+            f"`model` is {model}, a {name}{hint}: image pipelines of ddpm_ext and DDPMPipeline are accepted."
+        )
     pipeline_class = _OURS.get(name, DDPMPipeline)
     folder = find_folder(model, pipeline_class)
     expected = [part for part in signature(pipeline_class.__init__).parameters if part in index]

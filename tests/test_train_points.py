@@ -10,6 +10,7 @@ from PIL import Image
 from ddpm_ext import PointsDDPMPipeline
 from ddpm_ext.data.points import load_points
 from ddpm_ext.evaluation.point_metrics import chamfer_distance
+from ddpm_ext.evaluation.records import read_measurements
 from ddpm_ext.training import point_samples
 from ddpm_ext.training.run import Run
 from tests.training_helpers import Script, largest_difference, weights
@@ -42,12 +43,15 @@ def test_a_run_leaves_a_pipeline_that_has_learned_pictures_and_numbers(script: S
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["points_seen"] == 150 * 64 and rows[-1]["points_per_second"] > 0
     assert sum(row["loss"] for row in rows[-5:]) < 0.6 * sum(row["loss"] for row in rows[:5])
-    metrics = json.loads((tmp_path / "metrics.json").read_text())
-    chamfer = {entry["name"]: entry["value"] for entry in metrics["metrics"]}["chamfer"]
+    found = {one.name: one.estimate.value for one in read_measurements(tmp_path / "evaluation" / "metrics.json")}
+    chamfer = found["chamfer"]
     noise = torch.randn(200, 2, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
     distance_of_noise = chamfer_distance(noise, load_points("gaussian_mixture", 200, split="fresh").points)
-    assert 0 < metrics["chamfer_of_training_points"] < chamfer < 0.7 * distance_of_noise
-    assert f"Chamfer distance {chamfer:.3g} (points: 200; steps: 50; reference: 200 fresh points)" in said
+    assert 0 < found["chamfer_floor"] < chamfer < 0.7 * distance_of_noise
+    assert (
+        f"Chamfer distance {chamfer:.3g} (data set: gaussian_mixture; points: 200; steps: 50; reference: 200 fresh points)"
+        in said
+    )
     assert "points = pipe(num_points=1000).points" in said
 
     for name in ("loss.png", "samples/step-000150.png", "forward.png", "trajectory.png"):
@@ -81,7 +85,11 @@ def test_resumed_run_equals_the_uninterrupted_one(script: Script, tmp_path, monk
     train(script, broken, *argv, "--resume")
     for subfolder in ("unet", "checkpoints/checkpoint-12/unet_raw"):
         assert largest_difference(weights(whole, subfolder), weights(broken, subfolder)) == 0
-    assert (whole / "metrics.json").read_bytes() == (broken / "metrics.json").read_bytes()
+    values = [
+        [one.estimate for one in read_measurements(folder / "evaluation" / "metrics.json")]
+        for folder in (whole, broken)
+    ]
+    assert len(values[0]) == 3 and values[0] == values[1]
     assert (whole / "trajectory.gif").read_bytes() == (broken / "trajectory.gif").read_bytes()
     assert weights(whole)["class_embedding.weight"].shape == (9, 16)
 

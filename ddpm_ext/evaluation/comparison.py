@@ -31,6 +31,7 @@ from ddpm_ext.visualization.grids import to_bytes
 from .generate import Sampling, generate
 from .image_metrics import frechet_distance
 from .point_metrics import chamfer_distance
+from .statistics import Moments
 from .trajectory import record_trajectory
 
 
@@ -148,7 +149,7 @@ class Digits:
         self.protocol = f"{num_samples:,} digits in {num_inference_steps} steps, to the test split, on 64 pixels"
 
     def _distance(self, images: Tensor) -> float:
-        one, other = (to_unit_range(part, 255).flatten(1).double() for part in (images, self._test))
+        one, other = (Moments.of(to_unit_range(part, 255).flatten(1)) for part in (images, self._test))
         return frechet_distance(one, other)
 
     def examine(self, pipeline: ImprovedDDPMPipeline) -> tuple[list[float], Look]:

@@ -26,7 +26,6 @@ _OF_A_RUN = (
     "config.yaml",
     "run.json",
     "metrics.jsonl",
-    "metrics.json",
     "model_index.json",
     "checkpoints",
     "logs",
