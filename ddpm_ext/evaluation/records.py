@@ -84,7 +84,7 @@ def eval_results(
             task_type=task,
             dataset_type=_public_name(one.protocol["data_set"]),
             dataset_name=_public_name(one.protocol["data_set"]),
-            dataset_split=str(one.protocol["split"]),
+            dataset_split=one.protocol.get("split"),
             metric_type=one.name,
             metric_name=one.title,
             metric_value=one.estimate.value,
