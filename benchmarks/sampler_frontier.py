@@ -129,7 +129,7 @@ def write(points: list[Point], chosen: Point, arguments: argparse.Namespace) -> 
         f"sampler_frontier_{arguments.name}",
         f"Fréchet distance of {arguments.num_images:,} samples{guided} to the {arguments.split} split of "
         f"{Path(arguments.dataset_name).name}, features `{Path(arguments.features).name}`, by the number of network "
-        f"evaluations that are allowed; `benchmarks/sampler_frontier.py`. The best within its interval with the fewest "
+        f"evaluations allowed; `benchmarks/sampler_frontier.py`. The best within its interval with the fewest "
         f"evaluations: {chosen.sampler}, {chosen.evaluations}. {describe_machine(arguments.device)}",
         ["sampler", *(f"{budget}" for budget in budgets)],
         rows,
