@@ -211,6 +211,11 @@ class TrainingArguments(Group):
     mixed_precision: Literal["no", "fp16", "bf16"] | None = flag(
         None, "Precision of the network alone; noise and loss stay float32 (default: what `accelerate` is set to)."
     )
+    compile: Literal["auto", "always", "never"] = flag(
+        "auto",
+        "torch.compile the network: auto tries it where the run is long enough to win back the time that it takes, and"
+        " keeps what is faster.",
+    )
     checkpointing_steps: Count = flag(
         500, "Updates between two checkpoints that training can resume from.", metavar="STEPS"
     )

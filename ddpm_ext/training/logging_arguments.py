@@ -43,6 +43,12 @@ class LoggingArguments(Group):
     keep_best: Literal["bits_per_dim", "fid"] | None = flag(
         None, "Keep in best/ the pipeline that had the lowest value at these steps, besides the last one."
     )
+    profile: Count | None = flag(
+        None,
+        "Profile so many steps, once the first ones are done: profile/profile.md says where their time goes,"
+        " profile/trace.json has every call.",
+        metavar="STEPS",
+    )
     push_to_hub: Switch = flag(False, "Upload the pipeline and its card when it is saved, beside the training.")
     hub_token: Text | None = flag(
         None, "Token to upload with (default: that of `hf auth login`); never written to a file."
