@@ -51,7 +51,7 @@ from .output_folder import (
     upload_words,
     uploads_of,
 )
-from .processes import check_processes, on_cpu, use_all_cores
+from .processes import check_processes, on_cpu, use_all_cores, use_tensor_cores
 from .recipes import flatten, to_yaml
 from .samples import IMAGES, Pictures
 from .sharding import check_distribution
@@ -91,6 +91,7 @@ class Run:
         check_processes()
         check_distribution(self.accelerator)
         use_all_cores()
+        use_tensor_cores()
         global_batch = GlobalBatch(
             training.train_batch_size, self.accelerator.num_processes, training.gradient_accumulation_steps
         )
