@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from ddpm_ext.visualization import as_gif, as_image, loss_curve, loss_per_timestep
 
-from .arguments import LoggingArguments
+from .logging_arguments import LoggingArguments
 from .tracking import Tracker
 
 
@@ -119,6 +119,11 @@ class Logs:
     def warn(self, sentence: str) -> None:
         """Says `sentence` above the bar."""
         tqdm.write(f"warning: {sentence}.")
+
+    def say(self, sentence: str) -> None:
+        """Says `sentence` above the bar, of the main process alone."""
+        if self.accelerator.is_main_process:
+            tqdm.write(f"note: {sentence}.")
 
     def draw_losses(self) -> None:
         """Writes `loss.png`."""
