@@ -5,7 +5,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from diffusers import DiffusionPipeline, ImagePipelineOutput, SchedulerMixin, UNet2DModel
+from diffusers import DiffusionPipeline, ImagePipelineOutput, ModelMixin, SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
@@ -18,7 +18,7 @@ StepCallback = Callable[[DiffusionPipeline, int, int | float, dict[str, Tensor]]
 
 
 class ImprovedDDPMPipeline(CarriesCode, DiffusionPipeline):
-    """Samples images from `unet`, a UNet2DModel, by `scheduler`.
+    """Samples images from `unet`, a UNet2DModel or a network that is called as one, by `scheduler`.
 
     The scheduler's config says what the network predicts. A stock scheduler made by `from_config` from it works with
     every prediction and variance type:
@@ -29,7 +29,7 @@ class ImprovedDDPMPipeline(CarriesCode, DiffusionPipeline):
     model_cpu_offload_seq = "unet"
     _num_timesteps = 0
 
-    def __init__(self, unet: UNet2DModel, scheduler: SchedulerMixin):
+    def __init__(self, unet: ModelMixin, scheduler: SchedulerMixin):
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
 

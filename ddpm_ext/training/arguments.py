@@ -89,9 +89,15 @@ class DataArguments(Group):
 class ModelArguments(Group):
     _argument_group_name = "Model (a U-Net, from its widths or from a configuration)"
 
+    model_type: Literal["unet", "one_hot_unet", "conv"] = flag(
+        "unet",
+        "diffusers' U-Net, of which all below speak; a strided U-Net with batch norm that is not told the timestep and"
+        " gets labels as maps (block_out_channels: 72 96 128 196 256); or two convolutions (64).",
+    )
     model_config_name_or_path: Text | None = flag(
         None,
-        "Folder, file or Hub repository whose U-Net config.json is built, untrained, in place of the widths below.",
+        "Folder, file or Hub repository whose network's config.json is built, untrained, in place of what the other"
+        " arguments here say.",
     )
     block_out_channels: Counts | None = flag(
         None,
@@ -304,9 +310,28 @@ class Arguments:
                 f"`loss` is 'hybrid' but `variance_type` is {self.process.variance_type!r}: the hybrid loss needs a"
                 " variance that is learned, 'learned' or 'learned_range'."
             )
+        _check_is_of_the_network(self.model)
         dropout, scale = getattr(self.training, "label_dropout", 0.1), getattr(self.logging, "guidance_scale", 1.0)
         if dropout == 0 and scale != 1:
             raise ValueError(
                 f"`guidance_scale` is {scale} but `label_dropout` is 0: guidance needs a `label_dropout` above 0,"
                 " such as 0.1."
+            )
+
+
+def _check_is_of_the_network(model: "ModelArguments | PointModelArguments") -> None:
+    """ValueError for an argument that only a U-Net has, where the network is another."""
+    if getattr(model, "model_type", "unet") == "unet":
+        return
+    for name in (
+        "layers_per_block",
+        "attention_resolutions",
+        "attention_head_dim",
+        "dropout",
+        "resnet_time_scale_shift",
+    ):
+        value, default = getattr(model, name), getattr(ModelArguments, name)
+        if value != default:
+            raise ValueError(
+                f"`{name}` is {value!r} but `model_type` is {model.model_type!r}: only 'unet' has a use for it."
             )
