@@ -139,4 +139,12 @@ def _held_out(rows: list[dict[str, float]], configuration: dict[str, object]) ->
         f"variational bound, estimated (standard error {error:.3f}) on at most {configuration.get('eval_images')} "
         f"images of the split '{configuration.get('test_split')}', after {last['step']:,} updates"
     )
-    return [Result("bits_per_dim", "bits/dim", round(last["held_out_bits_per_dim"], 3), protocol)]
+    found = [Result("bits_per_dim", "bits/dim", round(last["held_out_bits_per_dim"], 3), protocol)]
+    if "held_out_fid" in last:
+        features = Path(str(configuration.get("eval_fid"))).name
+        protocol = (
+            f"{configuration.get('eval_fid_images')} samples of {configuration.get('num_inference_steps')} steps "
+            f"against the split '{configuration.get('test_split')}', after {last['step']:,} updates"
+        )
+        found.append(Result("fid", f"Fréchet distance ({features})", last["held_out_fid"], protocol))
+    return found

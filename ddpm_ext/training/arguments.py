@@ -25,6 +25,7 @@ from .argument_rules import (
     Widths,
     flag,
 )
+from .logging_arguments import LoggingArguments
 
 
 if TYPE_CHECKING:
@@ -236,55 +237,6 @@ class ClassConditionalTrainingArguments(TrainingArguments):
         0.1,
         "Probability that a sample is shown without its class, from which guidance learns the unconditional model.",
         metavar="P",
-    )
-
-
-@dataclass(frozen=True)
-class LoggingArguments(Group):
-    _argument_group_name = "Logging (curves, samples while it trains, and the Hub)"
-
-    logger: Literal["tensorboard", "wandb", "none"] = flag(
-        "tensorboard", "Where curves go besides metrics.jsonl; W&B without a login runs offline."
-    )
-    project_name: Text | None = flag(None, "Project in the tracker (default: the script's name).")
-    run_name: Text | None = flag(None, "Run in the tracker (default: the output folder's name).")
-    logging_dir: Text = flag("logs", "TensorBoard's folder in output_dir.", metavar="FOLDER")
-    logging_steps: Count = flag(50, "Updates that are averaged into one logged value.", metavar="STEPS")
-    save_images_epochs: Count = flag(10, "Passes over the data between two grids of samples.")
-    save_images_steps: Count | None = flag(
-        None, "Updates between two grids, in place of save_images_epochs.", metavar="STEPS"
-    )
-    save_model_epochs: Count = flag(10, "Passes over the data after which the pipeline is saved again.")
-    eval_batch_size: Count = flag(16, "Images in a grid of samples.")
-    num_inference_steps: Count | None = flag(
-        None,
-        "Sampling steps for those images (default: 1000, or num_train_timesteps if that is fewer).",
-        metavar="STEPS",
-        alias="--ddpm_num_inference_steps",
-    )
-    eval_steps: Count | None = flag(
-        None, "Updates between two measurements of bits/dim on the held-out split (default: none).", metavar="STEPS"
-    )
-    eval_images: Count = flag(256, "Images of the held-out split that are measured.")
-    push_to_hub: Switch = flag(False, "Upload the pipeline and its card when it is saved, beside the training.")
-    hub_token: Text | None = flag(
-        None, "Token to upload with (default: that of `hf auth login`); never written to a file."
-    )
-    hub_model_id: Text | None = flag(
-        None, "Repository to upload to (default: the output folder's name).", metavar="USER/NAME"
-    )
-    hub_private_repo: Switch = flag(
-        True, "Make the repository private if it is new; `--hub_private_repo false` makes it public."
-    )
-    hub_license: Text | None = flag(None, "Licence of the model in its card, such as mit.", metavar="NAME")
-
-
-@dataclass(frozen=True)
-class ClassConditionalLoggingArguments(LoggingArguments):
-    guidance_scale: NonNegative = flag(
-        1.0,
-        "Guidance for the samples while it trains: 1 is none, more is more typical of the class and less varied.",
-        metavar="W",
     )
 
 

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from ddpm_ext.visualization import as_gif, as_image, loss_curve, loss_per_timestep
 
-from .arguments import LoggingArguments
+from .logging_arguments import LoggingArguments
 from .tracking import Tracker
 
 

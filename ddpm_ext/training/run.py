@@ -38,8 +38,8 @@ from .checkpoints import (
     remove_oldest,
     written_whole,
 )
+from .evaluations import Evaluations
 from .global_batch import GlobalBatch
-from .held_out import HeldOut
 from .interruption import INTERRUPTED, Interruption
 from .logs import Logs
 from .loss_record import LossRecord
@@ -99,14 +99,17 @@ class Run:
         self.total_steps = training.max_train_steps or training.num_epochs * self.steps_per_epoch
         resume_from = self._checkpoint_to_resume()
         global_batch.check_fits(len(data), data.noun)
-        self.held_out = HeldOut(arguments, data, self.accelerator) if arguments.logging.eval_steps else None
-
+        self._losses = LossRecord(arguments.process.num_train_timesteps)
+        self.logs = Logs(arguments.logging, self.accelerator, self.output_dir, data.noun)
+        image_steps = arguments.logging.save_images_steps
+        image_steps = image_steps or arguments.logging.save_images_epochs * self.steps_per_epoch
+        self.evaluations = Evaluations(
+            arguments, data, self.accelerator, self.logs, self._losses, pictures, image_steps, self.total_steps
+        )
         self.state = TrainingState(self.accelerator, unet, training, self.total_steps)
         self._order = data.order(training.seed, self.global_batch_size)
-        self._losses = LossRecord(arguments.process.num_train_timesteps)
         self._gradient_norm = torch.zeros(())
         self._seen: list[Tensor] = []
-        self.logs = Logs(arguments.logging, self.accelerator, self.output_dir, data.noun)
         self.uploads = uploads_of(arguments, self.logs.warn)
         self._tracker_run_id: str | None = None
         if resume_from is not None:
@@ -143,6 +146,8 @@ class Run:
         Between two batches stands one forward and backward pass; the update is made when the global batch is complete.
         """
         self.logs.start(flatten(self.arguments), self.step, self.total_steps, self._tracker_run_id)
+        if self.step > 0:
+            self.evaluations.resume(self.step, self.pipeline)
         self.network.train()
         ahead = self._order.steps_ahead * self.arguments.training.gradient_accumulation_steps
         batches = self.data.batches(self._plan(), self.accelerator.device, ahead)
@@ -207,20 +212,12 @@ class Run:
             self.save_checkpoint()
         if stops and not last:
             self._exit_interrupted()
-        image_steps = logging.save_images_steps or logging.save_images_epochs * self.steps_per_epoch
-        draws = self.step % image_steps == 0 or last
-        measures = self.held_out is not None and (self.step % logging.eval_steps == 0 or last)
-        if draws or measures:
-            pipeline = self.pipeline()
-            if draws:
-                self.logs.samples(self.step, self.pictures.samples(pipeline, self.arguments, self.accelerator))
-                self.logs.loss_per_timestep(self.step, self._losses.by_timestep(self.accelerator))
-            if measures:
-                self.logs.measurements(self.step, self.held_out.measure(pipeline))
+        has_looked = self.evaluations.after(self.step, self.pipeline)
+        if has_looked:
             self.network.train()
         if self.step % (logging.save_model_epochs * self.steps_per_epoch) == 0 and not last:
             self.save_pipeline()
-        if checkpoint_due or draws or measures:
+        if checkpoint_due or has_looked:
             self.logs.resume_clock()
 
     def _exit_interrupted(self) -> None:
@@ -310,7 +307,7 @@ class Run:
         self.accelerator.end_training()
         if not self.accelerator.is_main_process:
             return
-        print(closing_words(self.output_dir, pipeline))
+        print(closing_words(self.output_dir, pipeline, self.evaluations.best_in_words))
         if self.uploads is not None:
             address = self.uploads.finish(self.output_dir)
             print(upload_words(self.output_dir, self.uploads.repo_id, address))
