@@ -11,7 +11,6 @@ from .argument_rules import (
     Channels,
     Count,
     CountOrZero,
-    Counts,
     Group,
     NonNegative,
     Positive,
@@ -26,6 +25,7 @@ from .argument_rules import (
     flag,
 )
 from .logging_arguments import LoggingArguments
+from .model_arguments import ModelArguments
 
 
 if TYPE_CHECKING:
@@ -83,38 +83,6 @@ class DataArguments(Group):
     )
     dataloader_num_workers: CountOrZero = flag(
         0, "Processes that decode images while the network computes; 0 decodes in the training process."
-    )
-
-
-@dataclass(frozen=True)
-class ModelArguments(Group):
-    _argument_group_name = "Model (a U-Net, from its widths or from a configuration)"
-
-    model_type: Literal["unet", "one_hot_unet", "conv"] = flag(
-        "unet",
-        "diffusers' U-Net, of which all below speak; a strided U-Net with batch norm that is not told the timestep and"
-        " gets labels as maps (block_out_channels: 72 96 128 196 256); or two convolutions (64).",
-    )
-    model_config_name_or_path: Text | None = flag(
-        None,
-        "Folder, file or Hub repository whose network's config.json is built, untrained, in place of what the other"
-        " arguments here say.",
-    )
-    block_out_channels: Counts | None = flag(
-        None,
-        "Channels of each level, from the full image down; every level after the first halves height and width"
-        " (default: OpenAI's widths for the size nearest to the images').",
-    )
-    layers_per_block: Count = flag(2, "Residual blocks per level.")
-    attention_resolutions: Counts | None = flag(
-        None,
-        "Heights, in pixels, of the feature maps that get self-attention (default: 16 8 4, where there are such).",
-        metavar="PIXELS",
-    )
-    attention_head_dim: Count = flag(8, "Channels per attention head.")
-    dropout: ShareBelowOne = flag(0.0, "Probability of dropping an activation.", metavar="P")
-    resnet_time_scale_shift: Literal["default", "scale_shift"] = flag(
-        "default", "How the timestep enters a residual block: added, or as scale and shift of the normalised features."
     )
 
 
@@ -220,6 +188,9 @@ class TrainingArguments(Group):
     checkpointing_steps: Count = flag(
         500, "Updates between two checkpoints that training can resume from.", metavar="STEPS"
     )
+    checkpointing_epochs: Count | None = flag(
+        None, "Passes over the data between two checkpoints, in place of checkpointing_steps.", metavar="EPOCHS"
+    )
     checkpoints_total_limit: Count | None = flag(None, "Checkpoints to keep, the oldest go first (default: all).")
     resume_from_checkpoint: Text | None = flag(
         None,
@@ -262,28 +233,9 @@ class Arguments:
                 f"`loss` is 'hybrid' but `variance_type` is {self.process.variance_type!r}: the hybrid loss needs a"
                 " variance that is learned, 'learned' or 'learned_range'."
             )
-        _check_is_of_the_network(self.model)
         dropout, scale = getattr(self.training, "label_dropout", 0.1), getattr(self.logging, "guidance_scale", 1.0)
         if dropout == 0 and scale != 1:
             raise ValueError(
                 f"`guidance_scale` is {scale} but `label_dropout` is 0: guidance needs a `label_dropout` above 0,"
                 " such as 0.1."
-            )
-
-
-def _check_is_of_the_network(model: "ModelArguments | PointModelArguments") -> None:
-    """ValueError for an argument that only a U-Net has, where the network is another."""
-    if getattr(model, "model_type", "unet") == "unet":
-        return
-    for name in (
-        "layers_per_block",
-        "attention_resolutions",
-        "attention_head_dim",
-        "dropout",
-        "resnet_time_scale_shift",
-    ):
-        value, default = getattr(model, name), getattr(ModelArguments, name)
-        if value != default:
-            raise ValueError(
-                f"`{name}` is {value!r} but `model_type` is {model.model_type!r}: only 'unet' has a use for it."
             )

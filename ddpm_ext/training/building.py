@@ -25,7 +25,8 @@ from ddpm_ext.models import (
     zero_initialize,
 )
 
-from .arguments import Arguments, ModelArguments
+from .arguments import Arguments
+from .model_arguments import ModelArguments
 from .processes import is_main_process
 
 

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from .argument_parser import DEFAULT_RECIPES, WITHOUT_EFFECT, Kind, TrainingArgumentParser
-from .arguments import Arguments, ModelArguments
+from .arguments import Arguments
+from .model_arguments import ModelArguments
 from .processes import is_main_process
 from .recipes import read_recipe
 
@@ -24,6 +25,7 @@ _ALTERNATIVES = (
     ("model_config_name_or_path", "model_type"),
     ("max_train_steps", "num_epochs"),
     ("save_images_steps", "save_images_epochs"),
+    ("checkpointing_steps", "checkpointing_epochs"),
 )
 
 _SECONDS_TO_BE_ENDED = 60
