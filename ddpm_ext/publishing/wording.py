@@ -14,6 +14,7 @@ _VARIANCES = {
     "learned": "a learned variance",
     "learned_range": "a learned variance between its two bounds",
 }
+_NETWORKS = {"MLPDenoiser": "A multilayer perceptron", "ConvDenoiser": "A convolutional network"}
 _SCHEDULES = {"squaredcos_cap_v2": "cosine", "scaled_linear": "quadratic"}
 
 
@@ -23,7 +24,7 @@ def what_it_is(facts: Facts) -> str:
     kind = f"class-conditional, {classes} classes" if classes else "unconditional"
     schedule = facts.scheduler["beta_schedule"]
     parameters = facts.num_parameters
-    network = "A U-Net" if facts.noun == "images" else "A multilayer perceptron"
+    network = _NETWORKS.get(facts.unet.get("_class_name"), "A U-Net")
     network += f" of {parameters:,} parameters" if parameters else ""
     prediction = _PREDICTIONS.get(facts.scheduler["prediction_type"], facts.scheduler["prediction_type"])
     variance = _VARIANCES.get(facts.scheduler["variance_type"], facts.scheduler["variance_type"])

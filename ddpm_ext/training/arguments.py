@@ -11,7 +11,6 @@ from .argument_rules import (
     Channels,
     Count,
     CountOrZero,
-    Counts,
     Group,
     NonNegative,
     Positive,
@@ -26,6 +25,7 @@ from .argument_rules import (
     flag,
 )
 from .logging_arguments import LoggingArguments
+from .model_arguments import ModelArguments
 
 
 if TYPE_CHECKING:
@@ -83,32 +83,6 @@ class DataArguments(Group):
     )
     dataloader_num_workers: CountOrZero = flag(
         0, "Processes that decode images while the network computes; 0 decodes in the training process."
-    )
-
-
-@dataclass(frozen=True)
-class ModelArguments(Group):
-    _argument_group_name = "Model (a U-Net, from its widths or from a configuration)"
-
-    model_config_name_or_path: Text | None = flag(
-        None,
-        "Folder, file or Hub repository whose U-Net config.json is built, untrained, in place of the widths below.",
-    )
-    block_out_channels: Counts | None = flag(
-        None,
-        "Channels of each level, from the full image down; every level after the first halves height and width"
-        " (default: OpenAI's widths for the size nearest to the images').",
-    )
-    layers_per_block: Count = flag(2, "Residual blocks per level.")
-    attention_resolutions: Counts | None = flag(
-        None,
-        "Heights, in pixels, of the feature maps that get self-attention (default: 16 8 4, where there are such).",
-        metavar="PIXELS",
-    )
-    attention_head_dim: Count = flag(8, "Channels per attention head.")
-    dropout: ShareBelowOne = flag(0.0, "Probability of dropping an activation.", metavar="P")
-    resnet_time_scale_shift: Literal["default", "scale_shift"] = flag(
-        "default", "How the timestep enters a residual block: added, or as scale and shift of the normalised features."
     )
 
 
@@ -218,6 +192,9 @@ class TrainingArguments(Group):
     )
     checkpointing_steps: Count = flag(
         500, "Updates between two checkpoints that training can resume from.", metavar="STEPS"
+    )
+    checkpointing_epochs: Count | None = flag(
+        None, "Passes over the data between two checkpoints, in place of checkpointing_steps.", metavar="EPOCHS"
     )
     checkpoints_total_limit: Count | None = flag(None, "Checkpoints to keep, the oldest go first (default: all).")
     resume_from_checkpoint: Text | None = flag(

@@ -21,6 +21,11 @@ class LoggingArguments(Group):
     save_images_steps: Count | None = flag(
         None, "Updates between two grids, in place of save_images_epochs.", metavar="STEPS"
     )
+    save_images_at_start: Switch = flag(
+        False,
+        "Also draw the grid before the first update, and keep as samples/noise.png the noise that all grids start"
+        " from.",
+    )
     save_model_epochs: Count = flag(10, "Passes over the data after which the pipeline is saved again.")
     eval_batch_size: Count = flag(16, "Images in a grid of samples.")
     num_inference_steps: Count | None = flag(

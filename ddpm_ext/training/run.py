@@ -159,6 +159,9 @@ class Run:
         self.logs.start(flatten(self.arguments), self.step, self.total_steps, self._tracker_run_id)
         if self.step > 0:
             self.evaluations.resume(self.step, self.pipeline)
+        if self.step == 0:
+            self.evaluations.before(self.pipeline)
+            self.logs.resume_clock()
         self.state.network.train()
         stream = self._stream.batches(self.step)
         with Interruption(self.accelerator) as interruption, self.logs.bar, self.profile:
@@ -204,7 +207,9 @@ class Run:
         training, logging = self.arguments.training, self.arguments.logging
         self.logs.advance(self.global_batch_size)
         last = self.step == self.total_steps
-        checkpoint_due = self.step % training.checkpointing_steps == 0 or last or stops
+        epochs = training.checkpointing_epochs
+        checkpoint_steps = epochs * self.steps_per_epoch if epochs else training.checkpointing_steps
+        checkpoint_due = self.step % checkpoint_steps == 0 or last or stops
         if checkpoint_due or self.step % logging.logging_steps == 0:
             self._log()  # before a checkpoint: a run whose loss is not finite stops here
         if checkpoint_due:
