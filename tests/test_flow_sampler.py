@@ -80,7 +80,7 @@ def test_euler_converges_to_the_data():
 @pytest.mark.parametrize("shift", [1.0, 3.0])
 @pytest.mark.parametrize("steps", [1, 2, 5, 50])
 def test_euler_lands_where_eulers_rule_does(steps, shift):
-    """x - mean is multiplied by 1 + (s' - s) slope(s) from each s to the next; the s are evenly spaced, then shifted."""
+    """x - mean is multiplied by 1 + (s' - s) slope(s) from each s to the next; the s are even, then shifted."""
     s = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
     s = shift * s / (1 + (shift - 1) * s)
     slope = (s - (1 - s) * DEVIATION**2) / ((1 - s) ** 2 * DEVIATION**2 + s**2)
