@@ -42,7 +42,11 @@ class SampleArguments(Group):
         None, "Classes, ids or names, taken in turn (default: all classes in turn).", metavar="CLASS"
     )
     guidance_scale: NonNegative = flag(1.0, "Classifier-free guidance; 1 is none.", metavar="W")
-    sampler: Text = flag("ddpm", "ddpm, ddim, dpmsolver++, unipc, heun, deis, euler, euler_ancestral or pndm.")
+    sampler: Text | None = flag(
+        None,
+        "ddpm (the default), ddim, dpmsolver++, unipc, heun, deis, euler, euler_ancestral or pndm; of flow matching"
+        " euler (the default), heun, dpmsolver++ or unipc.",
+    )
     num_inference_steps: Text | None = flag(
         None, "Steps (default: 250 for ddpm, 50 for ddim, else 20); for ddpm and ddim also 10,15,25 or ddim50."
     )
@@ -71,13 +75,14 @@ def main() -> None:
     from ddpm_ext.evaluation.compiled_network import compile_network
     from ddpm_ext.evaluation.generate import Sampling, generate
     from ddpm_ext.pipelines.loading import load_pipeline
-    from ddpm_ext.schedulers.samplers import make_sampler
+    from ddpm_ext.schedulers.samplers import default_sampler, default_steps, make_sampler
     from ddpm_ext.training.checkpoints import newest_pipeline
     from ddpm_ext.training.processes import check_processes, on_cpu, use_all_cores
 
     disable_progress_bar()  # of loading two small files
     pipeline = load_pipeline(newest_pipeline(arguments.model))
-    pipeline.scheduler = make_sampler(arguments.sampler, pipeline.scheduler)
+    sampler = arguments.sampler or default_sampler(pipeline.scheduler)
+    pipeline.scheduler = make_sampler(sampler, pipeline.scheduler)
     labels = _labels(pipeline, arguments)
     accelerator = Accelerator(cpu=on_cpu())
     check_processes()
@@ -88,7 +93,7 @@ def main() -> None:
     if arguments.compare is not None:
         _write_comparison(pipeline, labels, accelerator, arguments)
         return
-    steps = arguments.num_inference_steps or {"ddpm": "250", "ddim": "50"}.get(arguments.sampler, "20")
+    steps = arguments.num_inference_steps or default_steps(sampler)
     sampling = Sampling(
         seed=arguments.seed,
         batch_size=min(arguments.batch_size, -(-arguments.num_images // accelerator.num_processes)),

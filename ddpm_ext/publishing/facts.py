@@ -55,6 +55,11 @@ class Facts:
         return "images" if "sample_size" in self.unet else "points"
 
     @property
+    def is_flow_matching(self) -> bool:
+        """Whether it was trained by flow matching, whose schedulers alone have a shift."""
+        return "shift" in self.scheduler
+
+    @property
     def dataset(self) -> str:
         """What was trained on, as it was told: a name, or the name of a folder."""
         name, folder = self.configuration.get("dataset_name"), self.configuration.get("train_data_dir")

@@ -30,7 +30,7 @@ class LoggingArguments(Group):
     eval_batch_size: Count = flag(16, "Images in a grid of samples.")
     num_inference_steps: Count | None = flag(
         None,
-        "Sampling steps for those images (default: 1000, or num_train_timesteps if that is fewer).",
+        "Sampling steps for those images (default: 1000, for flow_matching 50, at most num_train_timesteps).",
         metavar="STEPS",
         alias="--ddpm_num_inference_steps",
     )

@@ -21,7 +21,7 @@ from diffusers import ModelMixin
 from torch import Tensor
 
 from ddpm_ext.data.training_data import TrainingData
-from ddpm_ext.diffusion import LossSecondMomentTimesteps, UniformTimesteps
+from ddpm_ext.diffusion import TimestepSampler
 from ddpm_ext.pipelines import ImprovedDDPMPipeline
 from ddpm_ext.publishing.model_card import write_model_card
 
@@ -71,7 +71,7 @@ class Run:
         arguments: Arguments,
         unet: ModelMixin,
         data: TrainingData,
-        timesteps: UniformTimesteps | LossSecondMomentTimesteps,
+        timesteps: TimestepSampler,
         make_pipeline: Callable[[ModelMixin], ImprovedDDPMPipeline],
         pictures: Pictures = IMAGES,
     ):
@@ -292,6 +292,7 @@ class Run:
             self.data.noun: f"{'x'.join(map(str, self.data.shape))}, fingerprint {self.data.fingerprint}",
             "use_ema": training.use_ema,
             "timestep_sampler": training.timestep_sampler,
+            "objective": training.objective,
             **asdict(self.arguments.process),
         }
 
