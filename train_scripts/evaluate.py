@@ -62,6 +62,20 @@ def main() -> None:
     print(as_text(measurements))
     files = ["metrics.json", "metrics.md", "model-index.yaml", *(f"{name}.png" for name in pictures)]
     print(f"{', '.join(files)} are in {folder}")
+    if _renew_card(folder):
+        print(f"{folder.parent / 'README.md'}, the model card, has the numbers now")
+
+
+def _renew_card(folder: Path) -> bool:
+    """Writes the card of the run that `folder` belongs to anew, unless there is none or somebody has edited it."""
+    run = folder.parent
+    if folder.name != "evaluation" or not all((run / file).exists() for file in ("README.md", "model_index.json")):
+        return False
+
+    from ddpm_ext.publishing.facts import read_facts
+    from ddpm_ext.publishing.model_card import write_model_card
+
+    return write_model_card(run, licence=read_facts(run).configuration.get("hub_license"))
 
 
 def _metrics(arguments: EvaluationArguments) -> list[str]:
