@@ -4,12 +4,12 @@
     python benchmarks/train_throughput.py --network cifar10 --batch_size 8 --steps 2     # 35.7 million parameters
     python benchmarks/train_throughput.py --network cifar10 --batch_size 256 --device cuda --mixed_precision bf16
 
-*ours* is the body of `train_unconditional.py`, with `--compile` also with a compiled network. *diffusers* is the loop of
-diffusers' example of that name, with stock classes, torchvision's transforms of PIL images in a `DataLoader`,
+*ours* is the body of `train_unconditional.py`, with `--compile` also with a compiled network. *diffusers* is the loop
+of diffusers' example of that name, with stock classes, torchvision's transforms of PIL images in a `DataLoader`,
 `EMAModel`, and the loss of each step in a progress bar. *denoising-diffusion-pytorch* (pip install
-denoising-diffusion-pytorch) is its `Trainer` around the same network.
-All keep an average of the weights and clip gradients. They take turns of a few steps each; the table has the medians
-of the turns, and the median and quartiles of the ratios of neighbouring turns.
+denoising-diffusion-pytorch) is its `Trainer` around the same network. All keep an average of the weights and clip
+gradients. They take turns of a few steps each; the table has the medians of the turns, and the median and quartiles
+of the ratios of neighbouring turns.
 """
 
 import argparse
