@@ -52,9 +52,9 @@ def our_steps(argv: list[str]) -> Iterator[None]:
     data = load_training_images(arguments)
     unet = build_unet(arguments, data)
     scheduler = ImprovedDDPMScheduler()
-    process, parameterization = scheduler.process, scheduler.parameterization
+    process = scheduler.process
     timesteps = build_timestep_sampler(arguments, process)
-    loss_of = build_loss(arguments, process, parameterization)
+    loss_of = build_loss(arguments, process)
     run = Run(arguments, unet, data, timesteps, lambda unet: ImprovedDDPMPipeline(unet, scheduler))
     for batch in run.batches():
         x_0 = batch["images"]

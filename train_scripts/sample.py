@@ -2,6 +2,7 @@
 
     python train_scripts/sample.py --model ddpm-digits --num_images 100 --output digits.png
     accelerate launch train_scripts/sample.py --model ddpm-digits-class-conditional --num_images 50000 --output out.npz
+    python train_scripts/sample.py --model ddpm-digits --num_images 8 --compare ddpm:250 ddim:50 ddim:50:0.5
 
 Image i depends on the seed and on i alone, whatever the batch size and the number of processes.
 """
@@ -17,6 +18,7 @@ from ddpm_ext.training.command_line import run_script
 
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
     from torch import Tensor
 
 
@@ -30,11 +32,21 @@ class SampleArguments(Group):
     trajectory: Text | None = flag(
         None, "A .gif or .png of how the first images come about: x_t and the x_0 predicted from it.", metavar="FILE"
     )
+    compare: Texts | None = flag(
+        None,
+        "Several samplers from the same noise, a row for each: ddpm:250, ddim:50 or, with a share of noise,"
+        " ddim:50:0.5.",
+        metavar="SAMPLER:STEPS[:ETA]",
+    )
     class_labels: Texts | None = flag(
         None, "Classes, ids or names, taken in turn (default: all classes in turn).", metavar="CLASS"
     )
     guidance_scale: NonNegative = flag(1.0, "Classifier-free guidance; 1 is none.", metavar="W")
-    sampler: Text = flag("ddpm", "ddpm, ddim, dpmsolver++, unipc, heun, deis, euler, euler_ancestral or pndm.")
+    sampler: Text | None = flag(
+        None,
+        "ddpm (the default), ddim, dpmsolver++, unipc, heun, deis, euler, euler_ancestral or pndm; of flow matching"
+        " euler (the default), heun, dpmsolver++ or unipc.",
+    )
     num_inference_steps: Text | None = flag(
         None, "Steps (default: 250 for ddpm, 50 for ddim, else 20); for ddpm and ddim also 10,15,25 or ddim50."
     )
@@ -52,7 +64,8 @@ def main() -> None:
     output = Path(arguments.output)
     if output.suffix not in (".png", ".npz", ""):
         raise ValueError(f"`output` is {output}: a .png, an .npz or a folder is accepted.")
-
+    if arguments.compare is not None:
+        _check_comparison(arguments)
     if arguments.trajectory is not None and Path(arguments.trajectory).suffix not in (".gif", ".png"):
         raise ValueError(f"`trajectory` is {arguments.trajectory}: a .gif or a .png is accepted.")
 
@@ -62,13 +75,14 @@ def main() -> None:
     from ddpm_ext.evaluation.compiled_network import compile_network
     from ddpm_ext.evaluation.generate import Sampling, generate
     from ddpm_ext.pipelines.loading import load_pipeline
-    from ddpm_ext.schedulers.samplers import make_sampler
+    from ddpm_ext.schedulers.samplers import default_sampler, default_steps, make_sampler
     from ddpm_ext.training.checkpoints import newest_pipeline
     from ddpm_ext.training.processes import check_processes, on_cpu, use_all_cores
 
     disable_progress_bar()  # of loading two small files
     pipeline = load_pipeline(newest_pipeline(arguments.model))
-    pipeline.scheduler = make_sampler(arguments.sampler, pipeline.scheduler)
+    sampler = arguments.sampler or default_sampler(pipeline.scheduler)
+    pipeline.scheduler = make_sampler(sampler, pipeline.scheduler)
     labels = _labels(pipeline, arguments)
     accelerator = Accelerator(cpu=on_cpu())
     check_processes()
@@ -76,7 +90,10 @@ def main() -> None:
     pipeline.to(accelerator.device)
     if arguments.compile:
         compile_network(pipeline.unet)
-    steps = arguments.num_inference_steps or {"ddpm": "250", "ddim": "50"}.get(arguments.sampler, "20")
+    if arguments.compare is not None:
+        _write_comparison(pipeline, labels, accelerator, arguments)
+        return
+    steps = arguments.num_inference_steps or default_steps(sampler)
     sampling = Sampling(
         seed=arguments.seed,
         batch_size=min(arguments.batch_size, -(-arguments.num_images // accelerator.num_processes)),
@@ -90,6 +107,32 @@ def main() -> None:
         print(f"{len(images)} images are in {output}")
         if arguments.trajectory is not None:
             _write_trajectory(pipeline, sampling, labels, arguments)
+
+
+def _check_comparison(arguments: SampleArguments) -> None:
+    if not arguments.output.endswith(".png"):
+        raise ValueError(f"`output` is {arguments.output}: with `compare`, a .png is accepted.")
+    for name in ("num_inference_steps", "eta", "trajectory"):
+        if getattr(arguments, name) is not None:
+            raise ValueError(f"`{name}` is {getattr(arguments, name)} beside `compare`, which leaves no use for it.")
+
+
+def _write_comparison(
+    pipeline, labels: list[int] | None, accelerator: "Accelerator", arguments: SampleArguments
+) -> None:
+    from ddpm_ext.evaluation.generate import Sampling
+    from ddpm_ext.evaluation.side_by_side import comparison_grid, draw_each, parse
+
+    choices = [parse(entry) for entry in arguments.compare]
+    share = -(-arguments.num_images // accelerator.num_processes)
+    sampling = Sampling(arguments.seed, min(arguments.batch_size, share), guidance_scale=arguments.guidance_scale)
+    drawn = list(draw_each(pipeline, choices, arguments.num_images, sampling, labels, accelerator))
+    if accelerator.is_main_process:
+        output = Path(arguments.output)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        names = [] if labels is None else [pipeline.class_names[label] for label in labels]
+        comparison_grid(choices, drawn, names).save(output)
+        print(f"{len(choices)} rows of {arguments.num_images} images are in {output}")
 
 
 def _labels(pipeline, arguments: SampleArguments) -> list[int] | None:

@@ -9,6 +9,7 @@ import yaml
 from safetensors import SafetensorError, safe_open
 
 
+_RUNNING = ("running_mean", "running_var", "num_batches_tracked")  # of batch norm
 _WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
 
@@ -54,6 +55,11 @@ class Facts:
         return "images" if "sample_size" in self.unet else "points"
 
     @property
+    def is_flow_matching(self) -> bool:
+        """Whether it was trained by flow matching, whose schedulers alone have a shift."""
+        return "shift" in self.scheduler
+
+    @property
     def dataset(self) -> str:
         """What was trained on, as it was told: a name, or the name of a folder."""
         name, folder = self.configuration.get("dataset_name"), self.configuration.get("train_data_dir")
@@ -61,10 +67,11 @@ class Facts:
 
     @property
     def num_parameters(self) -> int | None:
-        """How many numbers the network has; None where its weights cannot be read."""
+        """How many numbers the network has learned by gradients; None where its weights cannot be read."""
         try:
             with safe_open(self.folder / _WEIGHTS, framework="pt") as weights:
-                shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118 - no iterator
+                learned = [name for name in weights.keys() if not name.endswith(_RUNNING)]  # noqa: SIM118 - no iterator
+                shapes = [weights.get_slice(name).get_shape() for name in learned]
         except (OSError, SafetensorError):
             return None
         return sum(math.prod(shape) for shape in shapes)

@@ -16,6 +16,7 @@ from ..diffusion.parameterization import Parameterization, ddim_distribution
 from ..diffusion.respacing import space_timesteps
 from ..models import is_stock
 from ..schedulers import ImprovedDDPMScheduler
+from ..schedulers.flow_matching import is_flow_matching
 from ..schedulers.stock import trained_scheduler
 
 
@@ -41,7 +42,8 @@ def to_plain_diffusers(pipeline: DiffusionPipeline, class_label: int | str | Non
     network = getattr(pipeline, "unet", None)
     if not isinstance(network, UNet2DModel):
         raise ValueError(
-            f"`format` is 'diffusers', but the network is a {type(network).__name__}: a UNet2DModel is accepted."
+            f"`format` is 'diffusers', but the network is a {type(network).__name__}: a UNet2DModel is accepted, and "
+            "for any network of ddpm_ext 'self_contained'."
         )
     if not is_stock(network.config):
         raise ValueError(
@@ -63,6 +65,11 @@ def to_plain_diffusers(pipeline: DiffusionPipeline, class_label: int | str | Non
 
 def _trained(scheduler: SchedulerMixin) -> ImprovedDDPMScheduler:
     """The scheduler that the model was trained with, if stock ones can stand for it."""
+    if is_flow_matching(scheduler):
+        raise ValueError(
+            "`format` is 'diffusers', but the model was trained by flow matching, for which diffusers has no pipeline "
+            "without a text: 'self_contained' is accepted."
+        )
     if "beta_schedule" not in scheduler.config:
         raise ValueError(
             f"`format` is 'diffusers', but {type(scheduler).__name__} has no noise schedule of betas, which a "

@@ -15,11 +15,11 @@ from .argument_rules import Group, Switch, accepted_values, unknown_argument
 from .arguments import (
     ClassConditionalTrainingArguments,
     DataArguments,
-    ModelArguments,
     ProcessArguments,
     TrainingArguments,
 )
 from .logging_arguments import ClassConditionalLoggingArguments, LoggingArguments
+from .model_arguments import ModelArguments
 from .point_arguments import PointDataArguments, PointLoggingArguments, PointModelArguments, PointTrainingArguments
 
 

@@ -11,7 +11,6 @@ from .argument_rules import (
     Channels,
     Count,
     CountOrZero,
-    Counts,
     Group,
     NonNegative,
     Positive,
@@ -26,6 +25,8 @@ from .argument_rules import (
     flag,
 )
 from .logging_arguments import LoggingArguments
+from .model_arguments import ModelArguments
+from .objectives import check_objective
 
 
 if TYPE_CHECKING:
@@ -87,32 +88,6 @@ class DataArguments(Group):
 
 
 @dataclass(frozen=True)
-class ModelArguments(Group):
-    _argument_group_name = "Model (a U-Net, from its widths or from a configuration)"
-
-    model_config_name_or_path: Text | None = flag(
-        None,
-        "Folder, file or Hub repository whose U-Net config.json is built, untrained, in place of the widths below.",
-    )
-    block_out_channels: Counts | None = flag(
-        None,
-        "Channels of each level, from the full image down; every level after the first halves height and width"
-        " (default: OpenAI's widths for the size nearest to the images').",
-    )
-    layers_per_block: Count = flag(2, "Residual blocks per level.")
-    attention_resolutions: Counts | None = flag(
-        None,
-        "Heights, in pixels, of the feature maps that get self-attention (default: 16 8 4, where there are such).",
-        metavar="PIXELS",
-    )
-    attention_head_dim: Count = flag(8, "Channels per attention head.")
-    dropout: ShareBelowOne = flag(0.0, "Probability of dropping an activation.", metavar="P")
-    resnet_time_scale_shift: Literal["default", "scale_shift"] = flag(
-        "default", "How the timestep enters a residual block: added, or as scale and shift of the normalised features."
-    )
-
-
-@dataclass(frozen=True)
 class ProcessArguments(Group):
     """Field for field what the constructor of `ImprovedDDPMScheduler` takes."""
 
@@ -165,6 +140,11 @@ class TrainingArguments(Group):
     num_epochs: Count = flag(100, "Passes over the data; not used where max_train_steps is given.")
     train_batch_size: Count = flag(16, "Samples per process and forward pass.")
     gradient_accumulation_steps: Count = flag(1, "Forward passes per update: multiplies the batch, not the memory.")
+    objective: Literal["ddpm", "flow_matching"] = flag(
+        "ddpm",
+        "What is learned: to take noise away step by step, or the velocity of the straight path from noise to data"
+        " (Lipman et al. 2023). Noise schedules, predictors, variances, bounds and their losses are ddpm's alone.",
+    )
     loss: Literal["simple", "hybrid", "vlb"] | None = flag(
         None,
         "Squared error; squared error plus vlb_weight times the variational bound, which is what teaches a learned"
@@ -179,10 +159,10 @@ class TrainingArguments(Group):
     min_snr_gamma: Positive = flag(5.0, "Where min-SNR stops growing.", metavar="GAMMA")
     p2_gamma: NonNegative = flag(1.0, "P2's exponent ...", metavar="GAMMA")
     p2_k: Positive = flag(1.0, "... and the constant added to the SNR.", metavar="K")
-    timestep_sampler: Literal["uniform", "loss_second_moment"] = flag(
+    timestep_sampler: Literal["uniform", "loss_second_moment", "logit_normal"] = flag(
         "uniform",
-        "Which timesteps are looked at: all alike, or those whose loss varies most more often (Nichol & Dhariwal"
-        " 2021), for the vlb loss.",
+        "Which timesteps are looked at: all alike, those whose loss varies most more often (Nichol & Dhariwal 2021),"
+        " for the vlb loss, or the middle ones more often (Esser et al. 2024), for flow_matching.",
     )
     learning_rate: Positive = flag(1e-4, "AdamW's learning rate once warm-up is over.", metavar="RATE")
     lr_scheduler: Literal[
@@ -219,6 +199,9 @@ class TrainingArguments(Group):
     checkpointing_steps: Count = flag(
         500, "Updates between two checkpoints that training can resume from.", metavar="STEPS"
     )
+    checkpointing_epochs: Count | None = flag(
+        None, "Passes over the data between two checkpoints, in place of checkpointing_steps.", metavar="EPOCHS"
+    )
     checkpoints_total_limit: Count | None = flag(None, "Checkpoints to keep, the oldest go first (default: all).")
     resume_from_checkpoint: Text | None = flag(
         None,
@@ -251,6 +234,7 @@ class Arguments:
     logging: LoggingArguments
 
     def __post_init__(self) -> None:
+        check_objective(self)
         timesteps, steps = self.process.num_train_timesteps, self.logging.num_inference_steps
         if steps is not None and steps > timesteps:
             raise ValueError(

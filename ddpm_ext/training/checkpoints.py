@@ -113,7 +113,7 @@ def read_whole(checkpoint: Path) -> Iterator[None]:
 def check_same_run(checkpoint: Path, identity: Mapping[str, object], global_batch: GlobalBatch) -> dict[str, object]:
     """What `checkpoint` says of its run; ValueError where that differs from this one in what `identity` names."""
     try:
-        saved = json.loads((checkpoint / "state" / "run.json").read_text())
+        saved = {"objective": "ddpm", **json.loads((checkpoint / "state" / "run.json").read_text())}
     except (OSError, ValueError):
         raise ValueError(
             f"`resume_from_checkpoint` is {checkpoint}, which is no checkpoint: its state/run.json cannot be read."

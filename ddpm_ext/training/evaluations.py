@@ -41,6 +41,13 @@ class Evaluations:
             protocol = self.held_out.protocol(logging.keep_best)
             self._best = BestPipeline(logs.output_dir, logging.keep_best, protocol, logs.warn)
 
+    def before(self, pipeline: Callable[[], ImprovedDDPMPipeline]) -> None:
+        """Draws the noise, and what the untrained network makes of it, where that is asked for."""
+        if self.arguments.logging.save_images_at_start:
+            untrained = pipeline()
+            self.logs.noise(self._pictures.noise(untrained, self.arguments))
+            self.logs.samples(0, self._pictures.samples(untrained, self.arguments, self.accelerator))
+
     def after(self, step: int, pipeline: Callable[[], ImprovedDDPMPipeline]) -> bool:
         """Does what is due after `step` with what `pipeline()` makes; whether anything was."""
         draws, measures = self._is_due(step, self._image_steps), self._measures(step)

@@ -21,11 +21,16 @@ class LoggingArguments(Group):
     save_images_steps: Count | None = flag(
         None, "Updates between two grids, in place of save_images_epochs.", metavar="STEPS"
     )
+    save_images_at_start: Switch = flag(
+        False,
+        "Also draw the grid before the first update, and keep as samples/noise.png the noise that all grids start"
+        " from.",
+    )
     save_model_epochs: Count = flag(10, "Passes over the data after which the pipeline is saved again.")
     eval_batch_size: Count = flag(16, "Images in a grid of samples.")
     num_inference_steps: Count | None = flag(
         None,
-        "Sampling steps for those images (default: 1000, or num_train_timesteps if that is fewer).",
+        "Sampling steps for those images (default: 1000, for flow_matching 50, at most num_train_timesteps).",
         metavar="STEPS",
         alias="--ddpm_num_inference_steps",
     )

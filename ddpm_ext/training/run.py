@@ -21,7 +21,7 @@ from diffusers import ModelMixin
 from torch import Tensor
 
 from ddpm_ext.data.training_data import TrainingData
-from ddpm_ext.diffusion import LossSecondMomentTimesteps, UniformTimesteps
+from ddpm_ext.diffusion import TimestepSampler
 from ddpm_ext.pipelines import ImprovedDDPMPipeline
 from ddpm_ext.publishing.model_card import write_model_card
 
@@ -71,7 +71,7 @@ class Run:
         arguments: Arguments,
         unet: ModelMixin,
         data: TrainingData,
-        timesteps: UniformTimesteps | LossSecondMomentTimesteps,
+        timesteps: TimestepSampler,
         make_pipeline: Callable[[ModelMixin], ImprovedDDPMPipeline],
         pictures: Pictures = IMAGES,
     ):
@@ -159,6 +159,9 @@ class Run:
         self.logs.start(flatten(self.arguments), self.step, self.total_steps, self._tracker_run_id)
         if self.step > 0:
             self.evaluations.resume(self.step, self.pipeline)
+        if self.step == 0:
+            self.evaluations.before(self.pipeline)
+            self.logs.resume_clock()
         self.state.network.train()
         stream = self._stream.batches(self.step)
         with Interruption(self.accelerator) as interruption, self.logs.bar, self.profile:
@@ -204,7 +207,9 @@ class Run:
         training, logging = self.arguments.training, self.arguments.logging
         self.logs.advance(self.global_batch_size)
         last = self.step == self.total_steps
-        checkpoint_due = self.step % training.checkpointing_steps == 0 or last or stops
+        epochs = training.checkpointing_epochs
+        checkpoint_steps = epochs * self.steps_per_epoch if epochs else training.checkpointing_steps
+        checkpoint_due = self.step % checkpoint_steps == 0 or last or stops
         if checkpoint_due or self.step % logging.logging_steps == 0:
             self._log()  # before a checkpoint: a run whose loss is not finite stops here
         if checkpoint_due:
@@ -287,6 +292,7 @@ class Run:
             self.data.noun: f"{'x'.join(map(str, self.data.shape))}, fingerprint {self.data.fingerprint}",
             "use_ema": training.use_ema,
             "timestep_sampler": training.timestep_sampler,
+            "objective": training.objective,
             **asdict(self.arguments.process),
         }
 
