@@ -165,11 +165,21 @@ def test_a_recipe_for_ddpm_serves_flow_matching_and_a_note_says_what_is_left_out
     ]
 
 
+def test_a_recipe_that_measures_bits_per_dim_measures_samples_where_it_is_told_how(tmp_path, capsys):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("dataset_name: digits\neval_steps: 10\nkeep_best: bits_per_dim\n")
+    argv = ["--config", str(recipe), *FLOW]
+    logging = parse("unconditional", argv).logging
+    assert (logging.eval_steps, logging.keep_best) == (None, None)
+    assert capsys.readouterr().err.endswith("recipe.yaml: eval_steps, keep_best.\n")
+    assert parse("unconditional", [*argv, "--eval_fid", "pixels"]).logging.eval_steps == 10
+
+
 def test_the_configuration_of_a_run_names_what_means_something_and_is_a_recipe(tmp_path, capsys):
     arguments = parse("unconditional", [*FLOW, "--timestep_sampler", "logit_normal"])
     written = yaml.safe_load(to_yaml(arguments))
     assert written["objective"] == "flow_matching" and written["num_train_timesteps"] == 1000
-    assert not {"beta_schedule", "prediction_type", "variance_type", "loss", "eval_steps"} & flatten(arguments).keys()
+    assert not {"beta_schedule", "prediction_type", "variance_type", "loss", "eval_images"} & flatten(arguments).keys()
     (tmp_path / "config.yaml").write_text(to_yaml(arguments))
     capsys.readouterr()
     assert parse("unconditional", ["--config", str(tmp_path / "config.yaml")]) == arguments
@@ -185,7 +195,7 @@ BAD_INPUT = [
             (["--variance_type", "learned_range"], "learned_range"),
             (["--loss", "simple"], "simple"),
             (["--loss_weighting", "min_snr"], "min_snr"),
-            (["--eval_steps", "10"], 10),
+            (["--eval_images", "10"], 10),
         )
     ),
     ([*FLOW, "--timestep_sampler", "loss_second_moment"], "'flow_matching': uniform or logit_normal is accepted"),

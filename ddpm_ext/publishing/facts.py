@@ -135,16 +135,15 @@ def _result(entry: object) -> Result | None:
 
 
 def _held_out(rows: list[dict[str, float]], configuration: dict[str, object]) -> list[Result]:
-    measured = [row for row in rows if "held_out_bits_per_dim" in row]
-    if not measured:
-        return []
-    last = measured[-1]
-    error = last["held_out_bits_per_dim_standard_error"]
-    protocol = (
-        f"variational bound, estimated (standard error {error:.3f}) on at most {configuration.get('eval_images')} "
-        f"images of the split '{configuration.get('test_split')}', after {last['step']:,} updates"
-    )
-    found = [Result("bits_per_dim", "bits/dim", round(last["held_out_bits_per_dim"], 3), protocol)]
+    measured = [row for row in rows if row.keys() & {"held_out_bits_per_dim", "held_out_fid"}]
+    last, found = measured[-1] if measured else {}, []
+    if "held_out_bits_per_dim" in last:
+        error = last["held_out_bits_per_dim_standard_error"]
+        protocol = (
+            f"variational bound, estimated (standard error {error:.3f}) on at most {configuration.get('eval_images')} "
+            f"images of the split '{configuration.get('test_split')}', after {last['step']:,} updates"
+        )
+        found.append(Result("bits_per_dim", "bits/dim", round(last["held_out_bits_per_dim"], 3), protocol))
     if "held_out_fid" in last:
         features = Path(str(configuration.get("eval_fid"))).name
         protocol = (
