@@ -16,6 +16,7 @@ import json
 import shutil
 from pathlib import Path
 
+from experiments import keep
 from PIL import Image
 from tables import ROOT, write_result
 
@@ -29,13 +30,7 @@ def keep_run(name: str, run: Path) -> None:
     """The numbers and pictures of a finished run of train_points.py."""
     if not (run / "evaluation" / "metrics.json").exists():
         return
-    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
-    content = {
-        "updates": last["step"],
-        "loss": last["loss"],
-        **json.loads((run / "evaluation" / "metrics.json").read_text()),
-    }
-    _write(RESULTS / f"points_{name}.json", content)
+    keep(f"points_{name}", run)
     _keep_picture(run / "trajectory.png", IMAGES / f"points_{name}.png")
     if name == SHAPES[0]:
         _keep_picture(run / "forward.png", IMAGES / "points_forward.png")
@@ -58,12 +53,12 @@ def table_of_runs() -> None:
     for name in SHAPES:
         kept = _read(RESULTS / f"points_{name}.json")
         if kept is not None:
-            found = {entry["name"]: entry["value"] for entry in kept["metrics"]}
+            found = {entry["name"]: entry["value"] for entry in kept["results"]}
             floor = f"{found['chamfer_floor']:.2g}"
             rows.append(
                 [f"`{name}`", f"{kept['updates']:,}", f"{found['chamfer']:.2g}", floor, f"{found['energy']:.2g}"]
             )
-    points, steps = (kept["metrics"][0]["protocol"][key] for key in ("points", "steps"))
+    points, steps = (kept["configuration"][key] for key in ("eval_batch_size", "num_inference_steps"))
     write_result(
         "points",
         f"`train_points.py --dataset_name ...`, seed 0: {points:,} samples in {steps} steps against as many fresh "

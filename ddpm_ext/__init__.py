@@ -12,7 +12,13 @@ from .registration import register_with_diffusers
 if TYPE_CHECKING:
     from diffusers import ModelMixin, SchedulerMixin
 
-    from .models import ClassConditionalUNet2DModel, ImprovedUNet2DModel, MLPDenoiser
+    from .models import (
+        ClassConditionalUNet2DModel,
+        ConvDenoiser,
+        ImprovedUNet2DModel,
+        MLPDenoiser,
+        OneHotUNet2DModel,
+    )
     from .pipelines import ClassConditionalDDPMPipeline, ImprovedDDPMPipeline, PointsDDPMPipeline
     from .schedulers import ImprovedDDPMScheduler
 
@@ -22,11 +28,13 @@ __version__ = "0.1.0"
 __all__ = [
     "ClassConditionalDDPMPipeline",
     "ClassConditionalUNet2DModel",
+    "ConvDenoiser",
     "ImprovedDDPMPipeline",
     "ImprovedDDPMScheduler",
     "ImprovedUNet2DModel",
     "MLPDenoiser",
     "ModelMixin",
+    "OneHotUNet2DModel",
     "PointsDDPMPipeline",
     "SchedulerMixin",
 ]
@@ -34,10 +42,12 @@ __all__ = [
 _HOMES = {
     "ClassConditionalDDPMPipeline": "ddpm_ext.pipelines",
     "ClassConditionalUNet2DModel": "ddpm_ext.models",
+    "ConvDenoiser": "ddpm_ext.models",
     "ImprovedDDPMPipeline": "ddpm_ext.pipelines",
     "ImprovedDDPMScheduler": "ddpm_ext.schedulers",
     "ImprovedUNet2DModel": "ddpm_ext.models",
     "MLPDenoiser": "ddpm_ext.models",
+    "OneHotUNet2DModel": "ddpm_ext.models",
     "PointsDDPMPipeline": "ddpm_ext.pipelines",
     "ModelMixin": "diffusers",  # this and the next: looked for in the module that a saved index names
     "SchedulerMixin": "diffusers",

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-from diffusers import ImagePipelineOutput, SchedulerMixin, UNet2DModel
+from diffusers import ImagePipelineOutput, ModelMixin, SchedulerMixin
 from torch import Tensor
 
 from .guidance import guided_output
@@ -12,7 +12,7 @@ from .pipeline_improved_ddpm import Generators, ImprovedDDPMPipeline, StepCallba
 
 
 class ClassConditionalDDPMPipeline(ImprovedDDPMPipeline):
-    """Samples images of the classes asked for from a ClassConditionalUNet2DModel.
+    """Samples images of the classes asked for from a ClassConditionalUNet2DModel or OneHotUNet2DModel.
 
     `id2label` maps class ids to names, {"0": "airplane", ...} (strings, because it is saved as JSON); without it the
     classes have no names but their ids.
@@ -20,7 +20,7 @@ class ClassConditionalDDPMPipeline(ImprovedDDPMPipeline):
 
     def __init__(
         self,
-        unet: UNet2DModel,  # diffusers warns of any class but the named one, such as the copy in a folder with code
+        unet: ModelMixin,  # diffusers warns of classes that are none of the named, such as another network
         scheduler: SchedulerMixin,
         id2label: Mapping[str, str] | None = None,
     ):

@@ -5,7 +5,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from diffusers import DiffusionPipeline, ImagePipelineOutput, SchedulerMixin, UNet2DModel
+from diffusers import DiffusionPipeline, ImagePipelineOutput, ModelMixin, SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
@@ -18,7 +18,7 @@ StepCallback = Callable[[DiffusionPipeline, int, int | float, dict[str, Tensor]]
 
 
 class ImprovedDDPMPipeline(CarriesCode, DiffusionPipeline):
-    """Samples images from `unet`, a UNet2DModel, by `scheduler`.
+    """Samples images from `unet`, a UNet2DModel or a network that is called as one, by `scheduler`.
 
     The scheduler's config says what the network predicts. A stock scheduler made by `from_config` from it works with
     every prediction and variance type:
@@ -29,7 +29,7 @@ class ImprovedDDPMPipeline(CarriesCode, DiffusionPipeline):
     model_cpu_offload_seq = "unet"
     _num_timesteps = 0
 
-    def __init__(self, unet: UNet2DModel, scheduler: SchedulerMixin):
+    def __init__(self, unet: ModelMixin, scheduler: SchedulerMixin):
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
 
@@ -115,7 +115,7 @@ class ImprovedDDPMPipeline(CarriesCode, DiffusionPipeline):
     ) -> ImagePipelineOutput | tuple[object]:
         if output_type not in ("pil", "np", "pt"):
             raise ValueError(f"`output_type` is {output_type!r}: 'pil', 'np' or 'pt' is accepted.")
-        noise = self._initial_noise(batch_size, generator, noise)
+        noise = self.initial_noise(batch_size, generator, noise)
         x_0 = self._denoise(predict, noise, generator, num_inference_steps, eta, callback_on_step_end)
         images = self._decode(x_0, output_type)
         self.maybe_free_model_hooks()
@@ -153,7 +153,8 @@ class ImprovedDDPMPipeline(CarriesCode, DiffusionPipeline):
         height, width = (size, size) if isinstance(size, int) else size
         return self.unet.config.in_channels, height, width
 
-    def _initial_noise(self, batch_size: int, generator: Generators, noise: Tensor | None) -> Tensor:
+    def initial_noise(self, batch_size: int, generator: Generators = None, noise: Tensor | None = None) -> Tensor:
+        """The x_T, float32 (B, C, H, W), that a call with these arguments starts from."""
         shape = (batch_size, *self._sample_shape())
         if isinstance(generator, list) and len(generator) != batch_size:
             raise ValueError(

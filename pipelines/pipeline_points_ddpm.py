@@ -64,7 +64,7 @@ class PointsDDPMPipeline(ImprovedDDPMPipeline):
                 return (self.unet(x_t, t).sample,)
             return (guided_output(self.unet, x_t, t, labels, guidance_scale),)
 
-        noise = self._initial_noise(num_points, generator, noise)
+        noise = self.initial_noise(num_points, generator, noise)
         points = self._denoise(predict, noise, generator, num_inference_steps, eta, callback_on_step_end)
         self.maybe_free_model_hooks()
         return PointsPipelineOutput(points=points) if return_dict else (points,)

@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,29 +29,35 @@ FIFTY = (
     "--block_out_channels 8 16 --layers_per_block 1 --attention_head_dim 8 --max_train_steps 50 --lr_warmup_steps 2 "
     "--learning_rate 1e-4 "
     "--checkpointing_steps 25 --logging_steps 10 --save_images_steps 100 --num_inference_steps 5 --eval_batch_size 5 "
-    "--random_flip --ema_sigma_rel 0.05 0.1 --eval_steps 50 --eval_images 100 --logger none"
+    "--random_flip --ema_sigma_rel 0.05 0.1 --eval_steps 50 --eval_images 100 --eval_fid pixels --eval_fid_images 70 "
+    "--keep_best fid --logger none"
 ).split()
 ONE, TWO = ["--train_batch_size", "8"], ["--train_batch_size", "4"]
 HALVES = [*TWO, "--gradient_accumulation_steps", "2"]
 SAMPLE = "--num_images 7 --num_inference_steps 3 --batch_size 2".split()
 EVALUATE = "--dataset_name digits --features pixels --metrics fid kid precision_recall class_accuracy".split()
 SCRIPTS = "ddpm_ext.train_scripts"
+BITS_PER_DIM = ("held_out_bits_per_dim", "held_out_bits_per_dim_standard_error")
 
 
-def launch(script: str | Path, *argv: str) -> subprocess.CompletedProcess[str]:
-    """`accelerate launch` with two processes on the CPU, as docs/distributed.md says it."""
+def launch(script: str | Path, *argv: str, cache: Path) -> subprocess.CompletedProcess[str]:
+    """`accelerate launch` with two processes on the CPU, as docs/distributed.md says it; statistics go to `cache`."""
     configuration = str(CONFIGURATIONS / "two_processes_on_cpu.yaml")
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", configuration]
     command += ["--main_process_port", "0"]  # any that is free
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment["HF_ASSETS_CACHE"] = str(cache)
     return subprocess.run(
         [*command, str(script), *argv], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900
     )
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("processes")
+def folder(tmp_path_factory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("processes")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ddpm_ext.training.sample_distance.default_cache", lambda: folder / "alone-cache")
+        yield folder
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +89,7 @@ def alone(folder, streamed) -> Path:
 @pytest.fixture(scope="module")
 def pair(folder, alone, streamed) -> Path:
     """Everything that two processes do in one launch; the folder of their run."""
-    checkpoint = alone / "checkpoints" / "checkpoint-25"
+    checkpoint, finished = (alone / "checkpoints" / f"checkpoint-{step}" for step in (25, 50))
     train = f"{SCRIPTS}.train_unconditional"
     jobs = [
         {"module": train, "argv": ["--output_dir", "pair"]},
@@ -96,6 +104,7 @@ def pair(folder, alone, streamed) -> Path:
             "sharded": True,
         },
         {"module": "tests.train_in_float64", "argv": ["--output_dir", "streamed_pair64", *streamed]},
+        {"module": train, "argv": ["--output_dir", "measured", "--resume_from_checkpoint", str(finished)]},
     ]
     for job in jobs:
         job["argv"] = [*FIFTY, *TWO, job["argv"][0], str(folder / job["argv"][1]), *job["argv"][2:]]
@@ -106,7 +115,7 @@ def pair(folder, alone, streamed) -> Path:
         evaluate += ["--output", str(folder / f"pair-evaluation-{time}")]
         jobs.append({"module": f"{SCRIPTS}.evaluate", "argv": evaluate})
     (folder / "jobs.json").write_text(json.dumps(jobs))
-    ended = launch(ROOT / "tests" / "run_jobs.py", str(folder / "jobs.json"))
+    ended = launch(ROOT / "tests" / "run_jobs.py", str(folder / "jobs.json"), cache=folder / "pair-assets")
     assert ended.returncode == 0, ended.stderr[-3000:]
     resume = ["--resume_from_checkpoint", folder / "sharded" / "checkpoints" / "checkpoint-25"]
     run_main(train, *FIFTY, *ONE, "--output_dir", folder / "gathered", *resume)
@@ -147,16 +156,26 @@ def test_the_processes_log_what_one_would(pair, alone):
     rows = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (pair, alone)]
     assert [row["step"] for row in rows[0]] == [10, 20, 25, 30, 40, 50, 50]
     assert rows[0][-2]["images_seen"] == 400
-    for name in ("held_out_bits_per_dim", "held_out_bits_per_dim_standard_error"):
+    for name in BITS_PER_DIM:
         assert rows[0][-1][name] == pytest.approx(rows[1][-1][name], rel=1e-4)
     for two, one in zip(rows[0][:-1], rows[1][:-1], strict=True):
         for name in ("loss", "loss_quarter_1", "gradient_norm", "learning_rate", "epoch"):
             assert two[name] == pytest.approx(one[name], rel=1e-4)
 
 
+def test_two_processes_measure_a_checkpoint_of_one_alike(pair, alone, folder):
+    rows = [json.loads((run / "metrics.jsonl").read_text().splitlines()[-1]) for run in (folder / "measured", alone)]
+    assert rows[0].keys() == rows[1].keys() == {"step", "held_out_fid", *BITS_PER_DIM}
+    for name, value in rows[0].items():
+        assert value == pytest.approx(rows[1][name], rel=1e-5)  # of the six digits that are written
+    best = [json.loads((run / "best" / "best.json").read_text()) for run in (folder / "measured", alone)]
+    assert best[0]["value"] == pytest.approx(best[1]["value"], rel=1e-9)
+    assert best[0]["step"] == best[1]["step"] == 50 and best[0]["protocol"] == best[1]["protocol"]
+
+
 def test_a_signal_to_one_process_stops_both_with_a_checkpoint(pair, folder):
     codes = [json.loads((folder / f"codes-{rank}.json").read_text()) for rank in (0, 1)]
-    assert codes[0] == codes[1] == [0, 0, 0, 75, 0, 0, 0, 0, 0, 0, 0]
+    assert codes[0] == codes[1] == [0, 0, 0, 75, 0, 0, 0, 0, 0, 0, 0, 0]
     assert [path.name for path in (folder / "stopped" / "checkpoints").iterdir()] == ["checkpoint-10"]
 
 
@@ -179,7 +198,7 @@ def test_two_processes_measure_the_numbers_of_one(time, pair, folder):
 
 def test_a_mistake_under_two_processes_is_one_line(tmp_path):
     script = ROOT / "train_scripts" / "train_unconditional.py"
-    ended = launch(script, *FIFTY, "--train_batch_size", "800", "--output_dir", str(tmp_path / "run"))
+    ended = launch(script, *FIFTY, "--train_batch_size", "800", "--output_dir", str(tmp_path / "run"), cache=tmp_path)
     assert ended.returncode != 0
     lines = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and "1600 images per update (800, times 2 processes" in lines[0]
@@ -200,6 +219,17 @@ def test_a_launch_that_silently_starts_one_process_is_told(monkeypatch, capsys):
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     processes.check_processes()
     assert "this is one process" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("device", "precision"), [("cpu", "highest"), ("cuda", "high")])
+def test_a_gpu_alone_multiplies_with_fewer_digits(device, precision, monkeypatch):
+    monkeypatch.setattr("accelerate.PartialState", lambda: SimpleNamespace(device=torch.device(device)))
+    before = torch.get_float32_matmul_precision()
+    try:
+        processes.use_tensor_cores()
+        assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @pytest.mark.parametrize("file", sorted(CONFIGURATIONS.glob("*.yaml")), ids=lambda file: file.stem)

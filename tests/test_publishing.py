@@ -1,6 +1,7 @@
 """The Hub: what is uploaded, what its card says, and what happens when the Hub is not there."""
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -119,6 +120,19 @@ def test_a_card_holds_the_measured_numbers_with_their_protocol(run):
     error = row["held_out_bits_per_dim_standard_error"]
     assert f"standard error {error:.3f}" in result.metric_args["protocol"]
     assert ModelCard(str(card)).data.to_dict() == card.data.to_dict()  # the Hub reads the same
+
+
+def test_a_card_holds_the_distance_that_was_measured_while_it_trained(run, tmp_path):
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    with (copy / "metrics.jsonl").open("a") as file:
+        row = {"step": 12, "held_out_bits_per_dim": 5, "held_out_bits_per_dim_standard_error": 0.1}
+        file.write(json.dumps({**row, "held_out_fid": 3.25}) + "\n")
+    with (copy / "config.yaml").open("a") as file:
+        file.write("eval_fid: some/features.ts\neval_fid_images: 500\n")
+    _, result = model_card(read_facts(copy)).data.eval_results
+    assert (result.metric_type, result.metric_value) == ("fid", 3.25)
+    assert result.metric_name == "Fréchet distance (features.ts)"
+    assert "500 samples of 5 steps against the split 'test', after 12 updates" in result.metric_args["protocol"]
 
 
 def test_a_card_names_the_classes_and_what_the_network_predicts(run):

@@ -48,10 +48,8 @@ def test_a_run_leaves_a_pipeline_that_has_learned_pictures_and_numbers(script: S
     noise = torch.randn(200, 2, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
     distance_of_noise = chamfer_distance(noise, load_points("gaussian_mixture", 200, split="fresh").points)
     assert 0 < found["chamfer_floor"] < chamfer < 0.7 * distance_of_noise
-    assert (
-        f"Chamfer distance {chamfer:.3g} (data set: gaussian_mixture; points: 200; steps: 50; reference: 200 fresh points)"
-        in said
-    )
+    protocol = "data set: gaussian_mixture; points: 200; steps: 50; reference: 200 fresh points"
+    assert f"Chamfer distance {chamfer:.3g} ({protocol})" in said
     assert "points = pipe(num_points=1000).points" in said
 
     for name in ("loss.png", "samples/step-000150.png", "forward.png", "trajectory.png"):

@@ -91,11 +91,13 @@ def _fit(snapshots: "list[Snapshot]", sigma_rel: float) -> "Fit":
 
 
 def _put(weights: "dict[str, Tensor]", pipeline: "ImprovedDDPMPipeline") -> None:
-    parameters = dict(pipeline.unet.named_parameters())
-    if {name: p.shape for name, p in parameters.items()} != {name: w.shape for name, w in weights.items()}:
+    from ddpm_ext.training.ema import averaged_tensors
+
+    tensors = averaged_tensors(pipeline.unet)
+    if {name: t.shape for name, t in tensors.items()} != {name: w.shape for name, w in weights.items()}:
         raise ValueError("`run` holds snapshots of another network than its pipeline's.")
-    for name, parameter in parameters.items():
-        parameter.data.copy_(weights[name])
+    for name, tensor in tensors.items():
+        tensor.data.copy_(weights[name])
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
     python train_scripts/sample.py --model ddpm-digits --num_images 100 --output digits.png
     accelerate launch train_scripts/sample.py --model ddpm-digits-class-conditional --num_images 50000 --output out.npz
+    python train_scripts/sample.py --model ddpm-digits --num_images 8 --compare ddpm:250 ddim:50 ddim:50:0.5
 
 Image i depends on the seed and on i alone, whatever the batch size and the number of processes.
 """
@@ -12,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddpm_ext.training.argument_parser import ScriptArgumentParser
-from ddpm_ext.training.argument_rules import Count, CountOrZero, Group, NonNegative, Share, Text, Texts, flag
+from ddpm_ext.training.argument_rules import Count, CountOrZero, Group, NonNegative, Share, Switch, Text, Texts, flag
 from ddpm_ext.training.command_line import run_script
 
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
     from torch import Tensor
 
 
@@ -29,6 +31,12 @@ class SampleArguments(Group):
     num_images: Count = flag(16, "How many images.")
     trajectory: Text | None = flag(
         None, "A .gif or .png of how the first images come about: x_t and the x_0 predicted from it.", metavar="FILE"
+    )
+    compare: Texts | None = flag(
+        None,
+        "Several samplers from the same noise, a row for each: ddpm:250, ddim:50 or, with a share of noise,"
+        " ddim:50:0.5.",
+        metavar="SAMPLER:STEPS[:ETA]",
     )
     class_labels: Texts | None = flag(
         None, "Classes, ids or names, taken in turn (default: all classes in turn).", metavar="CLASS"
@@ -45,6 +53,7 @@ class SampleArguments(Group):
     eta: Share | None = flag(None, "DDIM's share of noise, 0 to 1.", metavar="ETA")
     seed: CountOrZero = flag(0, "Settles every image.")
     batch_size: Count = flag(64, "Images per forward pass and process; changes nothing but memory and speed.")
+    compile: Switch = flag(False, "torch.compile the network, which takes a minute: for thousands of images.")
 
 
 def main() -> None:
@@ -55,13 +64,15 @@ def main() -> None:
     output = Path(arguments.output)
     if output.suffix not in (".png", ".npz", ""):
         raise ValueError(f"`output` is {output}: a .png, an .npz or a folder is accepted.")
-
+    if arguments.compare is not None:
+        _check_comparison(arguments)
     if arguments.trajectory is not None and Path(arguments.trajectory).suffix not in (".gif", ".png"):
         raise ValueError(f"`trajectory` is {arguments.trajectory}: a .gif or a .png is accepted.")
 
     from accelerate import Accelerator
     from diffusers.utils.logging import disable_progress_bar
 
+    from ddpm_ext.evaluation.compiled_network import compile_network
     from ddpm_ext.evaluation.generate import Sampling, generate
     from ddpm_ext.pipelines.loading import load_pipeline
     from ddpm_ext.schedulers.samplers import default_sampler, default_steps, make_sampler
@@ -77,6 +88,11 @@ def main() -> None:
     check_processes()
     use_all_cores()
     pipeline.to(accelerator.device)
+    if arguments.compile:
+        compile_network(pipeline.unet)
+    if arguments.compare is not None:
+        _write_comparison(pipeline, labels, accelerator, arguments)
+        return
     steps = arguments.num_inference_steps or default_steps(sampler)
     sampling = Sampling(
         seed=arguments.seed,
@@ -91,6 +107,32 @@ def main() -> None:
         print(f"{len(images)} images are in {output}")
         if arguments.trajectory is not None:
             _write_trajectory(pipeline, sampling, labels, arguments)
+
+
+def _check_comparison(arguments: SampleArguments) -> None:
+    if not arguments.output.endswith(".png"):
+        raise ValueError(f"`output` is {arguments.output}: with `compare`, a .png is accepted.")
+    for name in ("num_inference_steps", "eta", "trajectory"):
+        if getattr(arguments, name) is not None:
+            raise ValueError(f"`{name}` is {getattr(arguments, name)} beside `compare`, which leaves no use for it.")
+
+
+def _write_comparison(
+    pipeline, labels: list[int] | None, accelerator: "Accelerator", arguments: SampleArguments
+) -> None:
+    from ddpm_ext.evaluation.generate import Sampling
+    from ddpm_ext.evaluation.side_by_side import comparison_grid, draw_each, parse
+
+    choices = [parse(entry) for entry in arguments.compare]
+    share = -(-arguments.num_images // accelerator.num_processes)
+    sampling = Sampling(arguments.seed, min(arguments.batch_size, share), guidance_scale=arguments.guidance_scale)
+    drawn = list(draw_each(pipeline, choices, arguments.num_images, sampling, labels, accelerator))
+    if accelerator.is_main_process:
+        output = Path(arguments.output)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        names = [] if labels is None else [pipeline.class_names[label] for label in labels]
+        comparison_grid(choices, drawn, names).save(output)
+        print(f"{len(choices)} rows of {arguments.num_images} images are in {output}")
 
 
 def _labels(pipeline, arguments: SampleArguments) -> list[int] | None:

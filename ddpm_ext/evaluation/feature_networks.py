@@ -19,7 +19,7 @@ _SECONDS_TO_ANSWER = 5
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def inception(device: torch.device | str) -> Callable[[Tensor], Tensor]:
+def inception(device: torch.device | str, argument: str = "features") -> Callable[[Tensor], Tensor]:
     """Inception-v3 in TensorFlow's 2015 form, resizing to 299x299 itself: uint8 (B, 3, H, W) to (B, 2048)."""
     try:
         from torchmetrics.image.fid import NoTrainInceptionV3
@@ -27,21 +27,24 @@ def inception(device: torch.device | str) -> Callable[[Tensor], Tensor]:
         NoTrainInceptionV3 = None
     if NoTrainInceptionV3 is None or not _has("torch_fidelity"):
         raise ValueError(
-            f"`features` is inception, which needs torchmetrics and torch-fidelity: install ddpm-ext[eval]; {OFFLINE}."
+            f"`{argument}` is inception, which needs torchmetrics and torch-fidelity: install ddpm-ext[eval]; "
+            f"{OFFLINE}."
         )
     if not (Path(torch.hub.get_dir()) / "checkpoints" / _INCEPTION_WEIGHTS).is_file():
-        _check_reachable(_INCEPTION_URL, "features", "inception")
+        _check_reachable(_INCEPTION_URL, argument, "inception")
     try:
         network = NoTrainInceptionV3(name="inception-v3-compat", features_list=["2048"])
     except (OSError, RuntimeError) as error:  # a download that breaks off, or a damaged file
         reason = " ".join(str(error).split())
         raise ValueError(
-            f"`features` is inception, whose weights could not be loaded ({reason}); {OFFLINE}."
+            f"`{argument}` is inception, whose weights could not be loaded ({reason}); {OFFLINE}."
         ) from error
     return network.eval().to(device)
 
 
-def vision_model(name: str, device: torch.device | str) -> tuple[Callable[[Tensor], Tensor], str]:
+def vision_model(
+    name: str, device: torch.device | str, argument: str = "features"
+) -> tuple[Callable[[Tensor], Tensor], str]:
     """A vision model of transformers, `dinov2` or any folder or repository, and the digest of its weights.
 
     A function of uint8 (B, 3, H, W) to (B, D): the embedding of a CLIP-like model, else the class token after the last
@@ -49,7 +52,7 @@ def vision_model(name: str, device: torch.device | str) -> tuple[Callable[[Tenso
     crop, as for FD-DINOv2; other models see what their own preprocessing makes of the images.
     """
     is_named = name == "dinov2"
-    model, processor = _from_pretrained("AutoModel", _DINOV2 if is_named else name, "features", name)
+    model, processor = _from_pretrained("AutoModel", _DINOV2 if is_named else name, argument, name)
     model = model.eval().to(device=device, dtype=torch.float32)
 
     def preprocess(images: Tensor) -> Tensor:
@@ -69,12 +72,14 @@ def _processed(processor: Callable, images: Tensor) -> Tensor:
     return processor(images=list(images), return_tensors="pt")["pixel_values"].to(images.device)
 
 
-_ACCEPTED = {
-    "features": "'inception', 'dinov2', 'pixels', a TorchScript file (FILE.ts), or a folder or Hub repository with a "
-    "vision model of transformers is accepted",
-    "classifier": "'nearest', a TorchScript file (FILE.ts), or a folder or Hub repository with an image classifier of "
-    "transformers is accepted",
-}
+def _accepted(argument: str) -> str:
+    named, what = ("'nearest'", "an image classifier") if argument == "classifier" else (_FEATURES, "a vision model")
+    return (
+        f"{named}, a TorchScript file (FILE.ts), or a folder or Hub repository with {what} of transformers is accepted"
+    )
+
+
+_FEATURES = "'inception', 'dinov2', 'pixels'"
 
 
 def _from_pretrained(kind: str, repository: str, argument: str, name: str) -> tuple[nn.Module, Callable]:
@@ -92,7 +97,7 @@ def _from_pretrained(kind: str, repository: str, argument: str, name: str) -> tu
             return model, transformers.AutoImageProcessor.from_pretrained(repository, local_files_only=local_only)
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).strip().splitlines()[0].rstrip(".")
-    raise ValueError(f"`{argument}` is {name}, which could not be loaded ({reason}): {_ACCEPTED[argument]}.")
+    raise ValueError(f"`{argument}` is {name}, which could not be loaded ({reason}): {_accepted(argument)}.")
 
 
 def _embedding(model: nn.Module, pixel_values: Tensor) -> Tensor:
@@ -125,7 +130,7 @@ def _check_reachable(url: str, argument: str, name: str) -> None:
         urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_SECONDS_TO_ANSWER).close()
     except urllib.error.HTTPError as error:
         if error.code == 404:
-            raise ValueError(f"`{argument}` is {name}, and {url} does not exist: {_ACCEPTED[argument]}.") from error
+            raise ValueError(f"`{argument}` is {name}, and {url} does not exist: {_accepted(argument)}.") from error
     except OSError as error:
         raise ValueError(
             f"`{argument}` is {name}, whose weights are not on this machine, and {url.split('/')[2]} cannot be "

@@ -103,22 +103,27 @@ class Extractor:
         )
 
 
-def load_extractor(name: str, device: torch.device | str = "cpu") -> Extractor:
-    """The extractor called `name`; ValueError, in one sentence, where there is none or its weights cannot be had."""
+def load_extractor(name: str, device: torch.device | str = "cpu", argument: str = "features") -> Extractor:
+    """The extractor called `name`; ValueError, in one sentence, where there is none or its weights cannot be had.
+
+    `argument` is what errors call it.
+    """
     if name == "pixels":
-        return Extractor("pixels", "pixels", _pixels, "cpu", None)
+        return Extractor("pixels", "pixels", _pixels, "cpu", None, argument)
     if is_torchscript(name):
-        network, fingerprint = load_torchscript(name, device, "features")
-        return Extractor(name, fingerprint, lambda images: network(to_unit_range(images, MAX_8_BIT)), device)
+        network, fingerprint = load_torchscript(name, device, argument)
+        return Extractor(
+            name, fingerprint, lambda images: network(to_unit_range(images, MAX_8_BIT)), device, None, argument
+        )
     near = difflib.get_close_matches(name, _NAMED, n=1)
     if near and name not in _NAMED and not Path(name).exists():
-        raise ValueError(f"`features` is {name}, which does not exist: perhaps {near[0]!r} is meant.")
+        raise ValueError(f"`{argument}` is {name}, which does not exist: perhaps {near[0]!r} is meant.")
     from .feature_networks import inception, vision_model
 
     if name == "inception":
-        return Extractor(name, "inception-v3-compat", inception(device), device, channels=3)
-    network, fingerprint = vision_model(name, device)
-    return Extractor(name, fingerprint, network, device, channels=3)
+        return Extractor(name, "inception-v3-compat", inception(device, argument), device, 3, argument)
+    network, fingerprint = vision_model(name, device, argument)
+    return Extractor(name, fingerprint, network, device, 3, argument)
 
 
 def load_classifier(name: str, device: torch.device | str = "cpu") -> Extractor:

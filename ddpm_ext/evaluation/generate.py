@@ -63,6 +63,15 @@ def generate(
     return _in_order(parts, batches, pipeline, accelerator)
 
 
+def initial_noise(pipeline: ImprovedDDPMPipeline, num_images: int, seed: int) -> Tensor:
+    """The standard normal (N, C, H, W) that `generate` starts from, whatever the sampler."""
+    return pipeline.initial_noise(num_images, _generators(seed, range(num_images)))
+
+
+def _generators(seed: int, batch: Sequence[int]) -> list[torch.Generator]:
+    return [generator_for(seed, "image", i) for i in batch]
+
+
 def _batches(num_images: int, batch_size: int) -> list[range]:
     return [range(start, min(start + batch_size, num_images)) for start in range(0, num_images, batch_size)]
 
@@ -85,7 +94,7 @@ def check_sampling(pipeline: ImprovedDDPMPipeline, sampling: Sampling, has_label
 def _generate_batch(
     pipeline: ImprovedDDPMPipeline, batch: list[int], sampling: Sampling, labels: list[int] | None
 ) -> Tensor:
-    generators = [generator_for(sampling.seed, "image", i) for i in batch]
+    generators = _generators(sampling.seed, batch)
     if isinstance(pipeline, ClassConditionalDDPMPipeline):
         images = pipeline(
             class_labels=labels,

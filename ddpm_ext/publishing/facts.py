@@ -9,6 +9,7 @@ import yaml
 from safetensors import SafetensorError, safe_open
 
 
+_RUNNING = ("running_mean", "running_var", "num_batches_tracked")  # of batch norm
 _WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
 
@@ -66,10 +67,11 @@ class Facts:
 
     @property
     def num_parameters(self) -> int | None:
-        """How many numbers the network has; None where its weights cannot be read."""
+        """How many numbers the network has learned by gradients; None where its weights cannot be read."""
         try:
             with safe_open(self.folder / _WEIGHTS, framework="pt") as weights:
-                shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118 - no iterator
+                learned = [name for name in weights.keys() if not name.endswith(_RUNNING)]  # noqa: SIM118 - no iterator
+                shapes = [weights.get_slice(name).get_shape() for name in learned]
         except (OSError, SafetensorError):
             return None
         return sum(math.prod(shape) for shape in shapes)
@@ -142,4 +144,12 @@ def _held_out(rows: list[dict[str, float]], configuration: dict[str, object]) ->
         f"variational bound, estimated (standard error {error:.3f}) on at most {configuration.get('eval_images')} "
         f"images of the split '{configuration.get('test_split')}', after {last['step']:,} updates"
     )
-    return [Result("bits_per_dim", "bits/dim", round(last["held_out_bits_per_dim"], 3), protocol)]
+    found = [Result("bits_per_dim", "bits/dim", round(last["held_out_bits_per_dim"], 3), protocol)]
+    if "held_out_fid" in last:
+        features = Path(str(configuration.get("eval_fid"))).name
+        protocol = (
+            f"{configuration.get('eval_fid_images')} samples of {configuration.get('num_inference_steps')} steps "
+            f"against the split '{configuration.get('test_split')}', after {last['step']:,} updates"
+        )
+        found.append(Result("fid", f"Fréchet distance ({features})", last["held_out_fid"], protocol))
+    return found

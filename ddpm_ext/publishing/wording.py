@@ -14,6 +14,7 @@ _VARIANCES = {
     "learned": "a learned variance",
     "learned_range": "a learned variance between its two bounds",
 }
+_NETWORKS = {"MLPDenoiser": "A multilayer perceptron", "ConvDenoiser": "A convolutional network"}
 _SCHEDULES = {"squaredcos_cap_v2": "cosine", "scaled_linear": "quadratic"}
 
 
@@ -22,7 +23,7 @@ def what_it_is(facts: Facts) -> str:
     classes = len(facts.class_names) or (facts.unet.get("num_class_embeds") or 1) - 1  # the last is "no class"
     kind = f"class-conditional, {classes} classes" if classes else "unconditional"
     parameters = facts.num_parameters
-    network = "A U-Net" if facts.noun == "images" else "A multilayer perceptron"
+    network = _NETWORKS.get(facts.unet.get("_class_name"), "A U-Net")
     network += f" of {parameters:,} parameters" if parameters else ""
     if facts.is_flow_matching:
         return (

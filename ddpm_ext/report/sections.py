@@ -131,6 +131,7 @@ def training_course(subject: Subject) -> Section:
         pictures.append(chart(figure, "The loss of each quarter of the timesteps.", "The loss of each quarter."))
     for key, label, caption in (
         ("held_out_bits_per_dim", "bits/dim", "Bits per dimension of held-out images."),
+        ("held_out_fid", "Fréchet distance", "The Fréchet distance of samples to held-out images."),
         ("learning_rate", "learning rate", "The learning rate."),
         ("gradient_norm", "gradient norm", "The norm of the gradient, before clipping."),
     ):

@@ -42,7 +42,8 @@ def to_plain_diffusers(pipeline: DiffusionPipeline, class_label: int | str | Non
     network = getattr(pipeline, "unet", None)
     if not isinstance(network, UNet2DModel):
         raise ValueError(
-            f"`format` is 'diffusers', but the network is a {type(network).__name__}: a UNet2DModel is accepted."
+            f"`format` is 'diffusers', but the network is a {type(network).__name__}: a UNet2DModel is accepted, and "
+            "for any network of ddpm_ext 'self_contained'."
         )
     if not is_stock(network.config):
         raise ValueError(

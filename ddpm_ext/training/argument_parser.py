@@ -13,14 +13,13 @@ from transformers.hf_argparser import HfArgumentParser
 
 from .argument_rules import Group, Switch, accepted_values, unknown_argument
 from .arguments import (
-    ClassConditionalLoggingArguments,
     ClassConditionalTrainingArguments,
     DataArguments,
-    LoggingArguments,
-    ModelArguments,
     ProcessArguments,
     TrainingArguments,
 )
+from .logging_arguments import ClassConditionalLoggingArguments, LoggingArguments
+from .model_arguments import ModelArguments
 from .point_arguments import PointDataArguments, PointLoggingArguments, PointModelArguments, PointTrainingArguments
 
 

@@ -11,7 +11,6 @@ from .argument_rules import (
     Channels,
     Count,
     CountOrZero,
-    Counts,
     Group,
     NonNegative,
     Positive,
@@ -25,6 +24,8 @@ from .argument_rules import (
     Widths,
     flag,
 )
+from .logging_arguments import LoggingArguments
+from .model_arguments import ModelArguments
 from .objectives import check_objective
 
 
@@ -83,32 +84,6 @@ class DataArguments(Group):
     )
     dataloader_num_workers: CountOrZero = flag(
         0, "Processes that decode images while the network computes; 0 decodes in the training process."
-    )
-
-
-@dataclass(frozen=True)
-class ModelArguments(Group):
-    _argument_group_name = "Model (a U-Net, from its widths or from a configuration)"
-
-    model_config_name_or_path: Text | None = flag(
-        None,
-        "Folder, file or Hub repository whose U-Net config.json is built, untrained, in place of the widths below.",
-    )
-    block_out_channels: Counts | None = flag(
-        None,
-        "Channels of each level, from the full image down; every level after the first halves height and width"
-        " (default: OpenAI's widths for the size nearest to the images').",
-    )
-    layers_per_block: Count = flag(2, "Residual blocks per level.")
-    attention_resolutions: Counts | None = flag(
-        None,
-        "Heights, in pixels, of the feature maps that get self-attention (default: 16 8 4, where there are such).",
-        metavar="PIXELS",
-    )
-    attention_head_dim: Count = flag(8, "Channels per attention head.")
-    dropout: ShareBelowOne = flag(0.0, "Probability of dropping an activation.", metavar="P")
-    resnet_time_scale_shift: Literal["default", "scale_shift"] = flag(
-        "default", "How the timestep enters a residual block: added, or as scale and shift of the normalised features."
     )
 
 
@@ -216,8 +191,16 @@ class TrainingArguments(Group):
     mixed_precision: Literal["no", "fp16", "bf16"] | None = flag(
         None, "Precision of the network alone; noise and loss stay float32 (default: what `accelerate` is set to)."
     )
+    compile: Literal["auto", "always", "never"] = flag(
+        "auto",
+        "torch.compile the network: auto tries it where the run is long enough to win back the time that it takes, and"
+        " keeps what is faster.",
+    )
     checkpointing_steps: Count = flag(
         500, "Updates between two checkpoints that training can resume from.", metavar="STEPS"
+    )
+    checkpointing_epochs: Count | None = flag(
+        None, "Passes over the data between two checkpoints, in place of checkpointing_steps.", metavar="EPOCHS"
     )
     checkpoints_total_limit: Count | None = flag(None, "Checkpoints to keep, the oldest go first (default: all).")
     resume_from_checkpoint: Text | None = flag(
@@ -236,55 +219,6 @@ class ClassConditionalTrainingArguments(TrainingArguments):
         0.1,
         "Probability that a sample is shown without its class, from which guidance learns the unconditional model.",
         metavar="P",
-    )
-
-
-@dataclass(frozen=True)
-class LoggingArguments(Group):
-    _argument_group_name = "Logging (curves, samples while it trains, and the Hub)"
-
-    logger: Literal["tensorboard", "wandb", "none"] = flag(
-        "tensorboard", "Where curves go besides metrics.jsonl; W&B without a login runs offline."
-    )
-    project_name: Text | None = flag(None, "Project in the tracker (default: the script's name).")
-    run_name: Text | None = flag(None, "Run in the tracker (default: the output folder's name).")
-    logging_dir: Text = flag("logs", "TensorBoard's folder in output_dir.", metavar="FOLDER")
-    logging_steps: Count = flag(50, "Updates that are averaged into one logged value.", metavar="STEPS")
-    save_images_epochs: Count = flag(10, "Passes over the data between two grids of samples.")
-    save_images_steps: Count | None = flag(
-        None, "Updates between two grids, in place of save_images_epochs.", metavar="STEPS"
-    )
-    save_model_epochs: Count = flag(10, "Passes over the data after which the pipeline is saved again.")
-    eval_batch_size: Count = flag(16, "Images in a grid of samples.")
-    num_inference_steps: Count | None = flag(
-        None,
-        "Sampling steps for those images (default: 1000, for flow_matching 50, at most num_train_timesteps).",
-        metavar="STEPS",
-        alias="--ddpm_num_inference_steps",
-    )
-    eval_steps: Count | None = flag(
-        None, "Updates between two measurements of bits/dim on the held-out split (default: none).", metavar="STEPS"
-    )
-    eval_images: Count = flag(256, "Images of the held-out split that are measured.")
-    push_to_hub: Switch = flag(False, "Upload the pipeline and its card when it is saved, beside the training.")
-    hub_token: Text | None = flag(
-        None, "Token to upload with (default: that of `hf auth login`); never written to a file."
-    )
-    hub_model_id: Text | None = flag(
-        None, "Repository to upload to (default: the output folder's name).", metavar="USER/NAME"
-    )
-    hub_private_repo: Switch = flag(
-        True, "Make the repository private if it is new; `--hub_private_repo false` makes it public."
-    )
-    hub_license: Text | None = flag(None, "Licence of the model in its card, such as mit.", metavar="NAME")
-
-
-@dataclass(frozen=True)
-class ClassConditionalLoggingArguments(LoggingArguments):
-    guidance_scale: NonNegative = flag(
-        1.0,
-        "Guidance for the samples while it trains: 1 is none, more is more typical of the class and less varied.",
-        metavar="W",
     )
 
 

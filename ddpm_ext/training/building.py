@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DModel
+from diffusers import FlowMatchEulerDiscreteScheduler, ModelMixin, UNet2DModel
 from torch import Tensor
 
 from ddpm_ext.data.images import ImageData, load_images
@@ -24,8 +24,10 @@ from ddpm_ext.diffusion import (
 )
 from ddpm_ext.models import (
     ClassConditionalUNet2DModel,
+    ConvDenoiser,
     ImprovedUNet2DModel,
     MLPDenoiser,
+    OneHotUNet2DModel,
     is_stock,
     unet_config,
     zero_initialize,
@@ -34,6 +36,7 @@ from ddpm_ext.schedulers import ImprovedDDPMScheduler
 from ddpm_ext.schedulers.flow_matching import flow_scheduler
 
 from .arguments import Arguments
+from .model_arguments import ModelArguments
 from .processes import is_main_process
 
 
@@ -98,18 +101,22 @@ def build_mlp(arguments: Arguments, data: PointData) -> MLPDenoiser:
     )
 
 
-def build_unet(arguments: Arguments, data: ImageData, num_classes: int | None = None) -> UNet2DModel:
-    """An untrained U-Net for `data`, class-conditional where `num_classes` is given; the seed settles its weights.
+def build_unet(arguments: Arguments, data: ImageData, num_classes: int | None = None) -> ModelMixin:
+    """An untrained network for `data`, class-conditional where `num_classes` is given; the seed settles its weights.
 
     With `model_config_name_or_path` it is the network of that configuration, which must fit the data's channels and
     the variance type.
     """
     channels, height, width = data.shape
     learns_variance = arguments.process.learns_variance
+    outputs = 2 * channels if learns_variance else channels
     model = arguments.model
     if model.model_config_name_or_path is not None:
         config = _load_config(model.model_config_name_or_path)
-        _check_config(config, channels, 2 * channels if learns_variance else channels, num_classes)
+        _check_config(config, channels, outputs, num_classes)
+        config["sample_size"] = height if height == width else (height, width)
+    elif model.model_type != "unet":
+        config = _small_config(model, channels, outputs, num_classes)
         config["sample_size"] = height if height == width else (height, width)
     else:
         config = unet_config(
@@ -126,10 +133,31 @@ def build_unet(arguments: Arguments, data: ImageData, num_classes: int | None = 
         )
     unconditional = UNet2DModel if is_stock(config) else ImprovedUNet2DModel
     network = unconditional if num_classes is None else ClassConditionalUNet2DModel
+    network = _SMALL_NETWORKS.get(config.get("_class_name"), network)
     torch.manual_seed(arguments.training.seed)
     unet = network.from_config(config)
-    zero_initialize(unet)
+    if isinstance(unet, UNet2DModel):
+        zero_initialize(unet)
     return unet
+
+
+_SMALL_NETWORKS = {network.__name__: network for network in (OneHotUNet2DModel, ConvDenoiser)}
+
+
+def _small_config(model: ModelArguments, channels: int, outputs: int, num_classes: int | None) -> dict[str, object]:
+    """The constructor arguments of the network that `model_type` names but its size, and its class as configurations
+    say it."""
+    config: dict[str, object] = {"in_channels": channels, "out_channels": outputs}
+    widths = model.block_out_channels
+    if model.model_type == "one_hot_unet":
+        config |= {"_class_name": "OneHotUNet2DModel", "num_class_embeds": num_classes and num_classes + 1}
+        return config if widths is None else config | {"block_out_channels": tuple(widths)}
+    if num_classes is not None:
+        raise ValueError("`model_type` is 'conv', which knows no classes: 'unet' or 'one_hot_unet' is accepted.")
+    if widths is not None and len(widths) > 1:
+        raise ValueError(f"`block_out_channels` is {widths}: with `model_type` 'conv', one number is accepted.")
+    config |= {"_class_name": "ConvDenoiser"}
+    return config if widths is None else config | {"hidden_channels": widths[0]}
 
 
 def build_scheduler(arguments: Arguments) -> ImprovedDDPMScheduler | FlowMatchEulerDiscreteScheduler:

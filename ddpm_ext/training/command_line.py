@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from .argument_parser import DEFAULT_RECIPES, WITHOUT_EFFECT, Kind, TrainingArgumentParser
 from .arguments import Arguments
+from .model_arguments import ModelArguments
 from .objectives import OF_DDPM_ALONE, means_nothing
 from .processes import is_main_process
 from .recipes import read_recipe
@@ -22,8 +23,10 @@ from .recipes import read_recipe
 _ALTERNATIVES = (
     ("dataset_name", "train_data_dir"),
     ("model_config_name_or_path", "block_out_channels"),
+    ("model_config_name_or_path", "model_type"),
     ("max_train_steps", "num_epochs"),
     ("save_images_steps", "save_images_epochs"),
+    ("checkpointing_steps", "checkpointing_epochs"),
 )
 
 _SECONDS_TO_BE_ENDED = 60
@@ -55,6 +58,9 @@ def parse(kind: Kind, argv: Sequence[str] | None = None) -> Arguments:
         for name, other in (pair, pair[::-1]) if parser.defaults.keys() >= set(pair) else ():
             if getattr(given, name) is not None and getattr(given, other) is None:
                 setattr(values, other, parser.defaults[other])
+    if getattr(given, "model_type", None) not in (None, getattr(values, "model_type", None)):
+        for name in vars(ModelArguments()):  # what the recipe says is said of its own network
+            setattr(values, name, parser.defaults[name])
     if (given.objective or values.objective) == "flow_matching":
         _check_of_flow_matching(given)
         _leave_out_what_is_of_ddpm(values, parser.defaults, recipe)

@@ -30,22 +30,30 @@ from .sharding import fill, whole
 SNAPSHOTS_PER_RUN = 32
 
 
+def averaged_tensors(network: nn.Module) -> dict[str, Tensor]:
+    """What an average is taken of, by name: the parameters, and batch norm's running means and variances."""
+    running = {name: buffer for name, buffer in network.named_buffers() if buffer.is_floating_point()}
+    return dict(network.named_parameters()) | running
+
+
 class PowerEMA:
     """Averages of `network`'s weights, one of each width in `sigma_rels`; `updates` counts what they have seen."""
 
     def __init__(self, network: nn.Module, sigma_rels: Sequence[float] = (0.05, 0.10)) -> None:
         self.updates = 0
-        self.names = [name for name, _ in network.named_parameters()]
+        tensors = averaged_tensors(network)
+        self.names = list(tensors)
         self._gammas = {sigma_rel: gamma_from_sigma_rel(sigma_rel) for sigma_rel in sigma_rels}
         self._averages = {
-            sigma_rel: [parameter.detach().clone() for parameter in network.parameters()] for sigma_rel in sigma_rels
+            sigma_rel: [tensor.detach().clone() for tensor in tensors.values()] for sigma_rel in sigma_rels
         }
 
     @torch.no_grad()
-    def update(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Takes up the weights that an update left; the first ones become the average, whatever there was before."""
+    def update(self, tensors: Iterable[Tensor]) -> None:
+        """Takes up the `averaged_tensors` that an update left; the first ones become the average, whatever there was
+        before."""
         self.updates += 1
-        weights = list(parameters)
+        weights = list(tensors)
         for sigma_rel, averages in self._averages.items():
             torch._foreach_lerp_(averages, weights, share_of_newest(self._gammas[sigma_rel], self.updates))
 

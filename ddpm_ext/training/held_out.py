@@ -1,4 +1,6 @@
-"""What a run measures on the held-out split while it trains; made by `Run` where `eval_steps` asks for it."""
+"""What a run measures on the held-out split while it trains; made where `eval_steps` asks for it."""
+
+from collections.abc import Mapping
 
 from accelerate import Accelerator
 
@@ -8,10 +10,15 @@ from ddpm_ext.pipelines import ImprovedDDPMPipeline
 
 from .arguments import Arguments
 from .building import load_held_out_images
+from .sample_distance import SampleDistance
+
+
+COLUMNS = {"bits_per_dim": "held_out_bits_per_dim", "fid": "held_out_fid"}
+"""The names that metrics are logged by."""
 
 
 class HeldOut:
-    """The first `eval_images` of the held-out split, of the kind that `trained_on` is; ValueError where it differs."""
+    """The held-out split, of the kind that `trained_on` is; ValueError where it differs."""
 
     def __init__(self, arguments: Arguments, trained_on: TrainingData, accelerator: Accelerator) -> None:
         check_has_likelihood(trained_on)
@@ -21,15 +28,40 @@ class HeldOut:
             here, there = ("x".join(map(str, data.shape)) for data in (self.data, trained_on))
             raise ValueError(f"`test_split` has images of {here}, and those that are trained on are {there}.")
         check_has_likelihood(self.data)
+        wants_distance = arguments.logging.eval_fid is not None
+        self.distance = SampleDistance(arguments, self.data, accelerator) if wants_distance else None
+
+    @property
+    def metrics(self) -> list[str]:
+        """The names of what is measured, of those of `COLUMNS`."""
+        return ["bits_per_dim"] if self.distance is None else ["bits_per_dim", "fid"]
 
     def measure(self, pipeline: ImprovedDDPMPipeline) -> dict[str, float]:
-        """Bits/dim, estimated, and the standard error; every process takes its share of the images."""
+        """Bits/dim of the first `eval_images`, estimated, and the standard error, and the Fréchet distance where it is
+        asked for; the processes share the work, and have the same numbers."""
         logging = self.arguments.logging
         pipeline.unet.eval()
         estimate = estimated_bits_per_dim(
             pipeline, self.data, logging.eval_images, self.arguments.training.seed, accelerator=self.accelerator
         )
-        return {
-            "held_out_bits_per_dim": estimate.mean,
+        values = {
+            COLUMNS["bits_per_dim"]: estimate.mean,
             "held_out_bits_per_dim_standard_error": estimate.standard_error,
+        }
+        if self.distance is not None:
+            values[COLUMNS["fid"]] = self.distance.measure(pipeline)
+        return values
+
+    def protocol(self, metric: str) -> Mapping[str, str | int | float]:
+        """How `metric` is measured: values compare where these agree."""
+        if metric == "fid":
+            return self.distance.protocol
+        split, count = self.arguments.data.test_split, min(len(self.data), self.arguments.logging.eval_images)
+        seed = self.arguments.training.seed
+        return {
+            "split": split,
+            "data": self.data.fingerprint,
+            "images": count,
+            "likelihood": "estimated",
+            "seed": seed,
         }

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from ddpm_ext.visualization import as_gif, as_image, loss_curve, loss_per_timestep
 
-from .arguments import LoggingArguments
+from .logging_arguments import LoggingArguments
 from .tracking import Tracker
 
 
@@ -86,10 +86,16 @@ class Logs:
 
     def samples(self, step: int, grid: Image.Image) -> None:
         """Writes `samples/step-<step>.png` and gives the grid to the tracker."""
-        if not self.accelerator.is_main_process:
-            return
-        (self.output_dir / "samples").mkdir(exist_ok=True)
-        self._picture("samples", self.output_dir / "samples" / f"step-{step:06d}.png", grid, step)
+        self._into_samples("samples", f"step-{step:06d}.png", grid, step)
+
+    def noise(self, grid: Image.Image) -> None:
+        """Writes `samples/noise.png` and gives it to the tracker."""
+        self._into_samples("noise", "noise.png", grid, 0)
+
+    def _into_samples(self, name: str, file: str, grid: Image.Image, step: int) -> None:
+        if self.accelerator.is_main_process:
+            (self.output_dir / "samples").mkdir(exist_ok=True)
+            self._picture(name, self.output_dir / "samples" / file, grid, step)
 
     def loss_per_timestep(self, step: int, sums: Tensor) -> None:
         """Draws `loss_per_timestep.png` from sums and numbers of losses, (T, 2), and gives it to the tracker."""
@@ -119,6 +125,11 @@ class Logs:
     def warn(self, sentence: str) -> None:
         """Says `sentence` above the bar."""
         tqdm.write(f"warning: {sentence}.")
+
+    def say(self, sentence: str) -> None:
+        """Says `sentence` above the bar, of the main process alone."""
+        if self.accelerator.is_main_process:
+            tqdm.write(f"note: {sentence}.")
 
     def draw_losses(self) -> None:
         """Writes `loss.png`."""

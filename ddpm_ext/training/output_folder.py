@@ -34,6 +34,9 @@ _OF_A_RUN = (
     "loss.png",
     "loss_per_timestep.png",
     "evaluation",
+    "best",
+    ".former-best",
+    "profile",
     "trajectory.gif",
     "trajectory.png",
     "forward.gif",
@@ -130,11 +133,12 @@ def upload_words(output_dir: Path, repo_id: str, address: str | None) -> str:
     )
 
 
-def closing_words(output_dir: Path, pipeline: ImprovedDDPMPipeline) -> str:
-    """Where everything is, and the lines that load it."""
+def closing_words(output_dir: Path, pipeline: ImprovedDDPMPipeline, best: str | None = None) -> str:
+    """Where everything is, and the lines that load it; `best` is what best/ holds, in words."""
     lines = textwrap.indent(package_lines(pipeline, str(output_dir)), "    ")
+    best = f" best/ holds that of {best}." if best else ""
     return f"""
 The trained pipeline is in {output_dir}: samples/ and loss.png show how it went, metrics.jsonl has the numbers,
-config.yaml repeats the run, checkpoints/ resumes it. Load it with
+config.yaml repeats the run, checkpoints/ resumes it.{best} Load it with
 
 {lines}"""

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from ddpm_ext.data.point_sets import PointSet
 
 from .argument_rules import Count, Counts, Group, Switch, flag
-from .arguments import ClassConditionalLoggingArguments, ClassConditionalTrainingArguments
+from .arguments import ClassConditionalTrainingArguments
+from .logging_arguments import ClassConditionalLoggingArguments
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,14 @@ def _draw_motion(pipeline: PointsDDPMPipeline, arguments: Arguments) -> Motion:
     return Motion(_frames(states, labels, fresh), _moments(states, labels, telling_moments(len(states)), fresh))
 
 
-POINTS = Pictures(_draw_samples, _draw_motion)
+def _draw_noise(pipeline: PointsDDPMPipeline, arguments: Arguments) -> Image.Image:
+    """What the points start from."""
+    generator = generator_for(arguments.training.seed, "sampling points", 0)
+    noise = pipeline.initial_noise(arguments.logging.eval_batch_size, generator)
+    return as_image(point_clouds(noise[None].cpu(), limit=_LIMIT))
+
+
+POINTS = Pictures(_draw_samples, _draw_motion, _draw_noise)
 
 
 def report_points(run: Run) -> None:

@@ -6,10 +6,11 @@ from typing import NamedTuple
 from accelerate import Accelerator
 from PIL import Image
 
-from ddpm_ext.evaluation.generate import Sampling, generate
+from ddpm_ext.evaluation.generate import Sampling, generate, initial_noise
 from ddpm_ext.evaluation.trajectory import images_side_by_side, record_trajectory
 from ddpm_ext.pipelines import ClassConditionalDDPMPipeline, ImprovedDDPMPipeline
 from ddpm_ext.visualization import image_grid, opaque_image, trajectory_frames, trajectory_grid
+from ddpm_ext.visualization.grids import to_bytes
 
 from .arguments import Arguments
 
@@ -22,10 +23,12 @@ class Motion(NamedTuple):
 
 
 class Pictures(NamedTuple):
-    """How samples are drawn: `samples` is called by every process, `motion` by the main one alone."""
+    """How samples are drawn: every process calls `samples` and `noise`, which they start from, the main one alone
+    `motion`."""
 
     samples: Callable[[ImprovedDDPMPipeline, Arguments, Accelerator], Image.Image]
     motion: Callable[[ImprovedDDPMPipeline, Arguments], Motion]
+    noise: Callable[[ImprovedDDPMPipeline, Arguments], Image.Image]
 
 
 def sample_grid(pipeline: ImprovedDDPMPipeline, arguments: Arguments, accelerator: Accelerator) -> Image.Image:
@@ -38,10 +41,21 @@ def sample_grid(pipeline: ImprovedDDPMPipeline, arguments: Arguments, accelerato
         guidance_scale=getattr(logging, "guidance_scale", 1.0),
     )
     pipeline.unet.eval()
-    classes = pipeline.unet.num_classes if isinstance(pipeline, ClassConditionalDDPMPipeline) else None
+    classes = _num_classes(pipeline)
     labels = classes and [i % classes for i in range(logging.eval_batch_size)]
     images = generate(pipeline, logging.eval_batch_size, sampling, labels, accelerator)
     return image_grid(images, columns=classes and min(classes, 10))
+
+
+def noise_grid(pipeline: ImprovedDDPMPipeline, arguments: Arguments) -> Image.Image:
+    """What the images of `sample_grid` start from, each in its place."""
+    count, classes = arguments.logging.eval_batch_size, _num_classes(pipeline)
+    noise = initial_noise(pipeline, count, arguments.training.seed)
+    return image_grid(to_bytes(noise), columns=classes and min(classes, 10))
+
+
+def _num_classes(pipeline: ImprovedDDPMPipeline) -> int | None:
+    return pipeline.unet.num_classes if isinstance(pipeline, ClassConditionalDDPMPipeline) else None
 
 
 def sample_trajectory(pipeline: ImprovedDDPMPipeline, arguments: Arguments) -> Motion:
@@ -60,4 +74,4 @@ def sample_trajectory(pipeline: ImprovedDDPMPipeline, arguments: Arguments) -> M
     return Motion(trajectory_frames(trajectory), opaque_image(trajectory_grid(trajectory)))
 
 
-IMAGES = Pictures(sample_grid, sample_trajectory)
+IMAGES = Pictures(sample_grid, sample_trajectory, noise_grid)

@@ -13,7 +13,8 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor
 
 from .arguments import TrainingArguments
-from .ema import PowerEMA, SnapshotWriter, check_same_widths
+from .ema import PowerEMA, SnapshotWriter, averaged_tensors, check_same_widths
+from .running_statistics import RunningStatistics
 from .sharding import fill, is_sharded, load_optimizer_state, optimizer_state, whole
 
 
@@ -46,6 +47,7 @@ class TrainingState:
         )
         self.network, self.optimizer = accelerator.prepare(unet, optimizer)
         self.ema = self._make_ema() if arguments.use_ema else None
+        self.statistics = RunningStatistics(self.unet, accelerator, is_averaged=self.ema is not None)
         self.power_ema = PowerEMA(self.unet, arguments.ema_sigma_rel) if arguments.ema_sigma_rel else None
         self.snapshots = SnapshotWriter(Path(arguments.output_dir) / "ema_snapshots", total_steps)
 
@@ -68,35 +70,46 @@ class TrainingState:
 
     def averaged_unet(self) -> ModelMixin:
         """The network to sample from: a copy with the averaged weights, or itself where there is no average."""
-        return self.raw_unet() if self.ema is None else self._copy(self.ema.shadow_params)
+        return self.raw_unet() if self.ema is None else self._copy(self.ema.shadow_params, self.statistics.averages)
 
     def raw_unet(self) -> ModelMixin:
         """The network that is trained: itself, or a whole copy where the processes share it out."""
-        return self._copy(self.network.parameters()) if is_sharded(self.network) else self.unet
+        if not is_sharded(self.network):
+            return self.unet
+        return self._copy(self.network.parameters(), self.statistics.newest)
 
-    def _copy(self, parameters: Iterable[Tensor]) -> ModelMixin:
+    def _copy(self, parameters: Iterable[Tensor], statistics: Iterable[Tensor]) -> ModelMixin:
         copy = self._network_class.from_config(self.unet.config)
         copy.to(self.accelerator.device, memory_format=torch.channels_last)
         fill(copy.parameters(), (whole(parameter) for parameter in parameters))
+        fill(copy.buffers(), statistics)
         return copy
 
     def update(self) -> Tensor:
-        """Clips the gradients, updates weights, schedule and average; returns the gradients' norm before clipping."""
+        """Clips the gradients, updates weights and schedule; returns the gradients' norm before clipping.
+
+        `average` is to follow.
+        """
         norm = self.accelerator.clip_grad_norm_(self.network.parameters(), self.arguments.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if not self.accelerator.optimizer_step_was_skipped:  # as float16's scaler does while it looks for its scale
             self.lr_scheduler.step()
+        self.step += 1
+        return whole(norm)
+
+    def average(self) -> None:
+        """Takes up into the averages what the update left."""
+        if not self.accelerator.optimizer_step_was_skipped:
             if self.ema is not None:
                 self.ema.step(self.network.parameters())
+            self.statistics.update(self.ema.cur_decay_value if self.ema is not None else None)
             if self.power_ema is not None:
-                self.power_ema.update(self.network.parameters())
-        self.step += 1
+                self.power_ema.update(averaged_tensors(self.unet).values())
         if self.power_ema is not None and self.snapshots.is_due(self.step):
             averages = self.power_ema.whole()
             if self.accelerator.is_main_process:
                 self.snapshots.write(averages, self.step)
-        return whole(norm)
 
     def to_save(self) -> "SavedState":
         """What a checkpoint holds besides the pipeline, whole; every process is to call it, and the first to write."""
@@ -114,14 +127,18 @@ class TrainingState:
         """Takes up the state that `checkpoint` holds."""
         check_same_widths(checkpoint, self.arguments.ema_sigma_rel)
         load = self._network_class.from_pretrained
-        fill(self.network.parameters(), load(checkpoint, subfolder="unet_raw" if self.ema else "unet").parameters())
+        raw = load(checkpoint, subfolder="unet_raw" if self.ema else "unet")
+        fill(self.network.parameters(), raw.parameters())
+        fill(self.statistics.newest, raw.buffers())
         state = torch.load(checkpoint / "state" / "training.pt", map_location="cpu", weights_only=True)
         load_optimizer_state(self.unet, self.optimizer.optimizer, state["optimizer"])
         self.lr_scheduler.load_state_dict(state["lr_scheduler"])
         if self.accelerator.scaler and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         if self.ema is not None:
-            fill(self.ema.shadow_params, load(checkpoint, subfolder="unet").parameters())
+            averaged = load(checkpoint, subfolder="unet")
+            fill(self.ema.shadow_params, averaged.parameters())
+            fill(self.statistics.averages, averaged.buffers())
             self.ema.optimization_step = state["ema_step"]
         if self.power_ema is not None:
             self.power_ema.load(checkpoint / "ema")

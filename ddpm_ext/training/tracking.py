@@ -10,7 +10,7 @@ from urllib.parse import urlparse
 import numpy as np
 from accelerate import Accelerator
 
-from .arguments import LoggingArguments
+from .logging_arguments import LoggingArguments
 
 
 class Tracker:

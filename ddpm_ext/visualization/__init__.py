@@ -4,7 +4,7 @@
 `points` 2-D data. `as_image`, `as_gif` and `as_svg` turn figures and frames into files.
 """
 
-from .curves import loss_curve, loss_per_timestep, metric_curves, nearest_distances
+from .curves import loss_curve, loss_per_timestep, metric_curves, nearest_distances, smoothed
 from .drawing import as_gif, as_image, as_svg, opaque_image
 from .grids import class_grid, image_grid, labelled_grid
 from .points import point_cloud_frames, point_cloud_table, point_clouds
@@ -33,6 +33,7 @@ __all__ = [
     "point_cloud_table",
     "point_clouds",
     "schedules",
+    "smoothed",
     "telling_moments",
     "trajectory_frames",
     "trajectory_grid",

@@ -12,20 +12,25 @@ from .drawing import BLUE, GOLD, GREEN, PALE_BLUE, RED, make_logarithmic, new_ax
 
 def loss_curve(steps: Sequence[int], losses: Sequence[float], title: str = "") -> Figure:
     """The logged losses over the steps, raw and smoothed over a twentieth of the run, on a logarithmic axis."""
-    keep = 1 - 1 / max(1, len(losses) / 20)
-    smooth, average, weight = [], 0.0, 0.0
-    for loss in losses:
-        average = keep * average + (1 - keep) * loss
-        weight = keep * weight + (1 - keep)  # what the average has seen so far: it starts from nothing
-        smooth.append(average / weight)
     figure, (axes,) = new_axes()
     axes.plot(steps, losses, color=PALE_BLUE, linewidth=1, label="loss")
-    axes.plot(steps, smooth, color=BLUE, linewidth=1.8, label="smoothed")
+    axes.plot(steps, smoothed(losses), color=BLUE, linewidth=1.8, label="smoothed")
     if min(losses) > 0:
         make_logarithmic(axes)
     axes.set(xlabel="step", ylabel="training loss", title=title)
     axes.legend(frameon=False)
     return figure
+
+
+def smoothed(values: Sequence[float]) -> list[float]:
+    """The values averaged over about the last twentieth of them."""
+    keep = 1 - 1 / max(1, len(values) / 20)
+    smooth, average, weight = [], 0.0, 0.0
+    for value in values:
+        average = keep * average + (1 - keep) * value
+        weight = keep * weight + (1 - keep)  # what the average has seen so far: it starts from nothing
+        smooth.append(average / weight)
+    return smooth
 
 
 def loss_per_timestep(

@@ -1,0 +1,248 @@
+"""The experiments of papers and courses: what runs of them have shown, in docs/results, and the README's table of it.
+
+    python benchmarks/experiments.py keep ddpm_cifar10_mini ddpm-cifar10-mini    # NAME, and the folder of the run
+    python benchmarks/experiments.py pictures practicum side-by-side             # NAME, and what compare_runs.py left
+    python benchmarks/experiments.py tables
+    python benchmarks/tables.py
+
+A row says what the source reports (nothing where it reports none), and what ours has shown within the stated budget.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from PIL import Image
+from tables import ROOT, write_result
+
+from ddpm_ext.publishing.facts import Facts, read_facts
+from ddpm_ext.visualization import smoothed
+
+
+RESULTS = ROOT / "docs" / "results"
+Kept = dict  # what a file in docs/results holds
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """`name` of its file in docs/results, `title`, `command`, what the source reports (`theirs`), and what to show."""
+
+    name: str
+    title: str
+    command: str
+    theirs: str
+    ours: Callable[[Kept], str]
+
+
+def keep(name: str, folder: Path) -> None:
+    """What the run in `folder` has shown: its budget, its loss, and what was measured of it."""
+    facts = read_facts(folder)
+    rows = [row for row in facts.metrics if "loss" in row]
+    seen, speed = f"{facts.noun}_seen", f"{facts.noun}_per_second"
+    counts = [0, *(row[seen] for row in rows)]
+    seconds = sum((after - before) / row[speed] for before, after, row in zip(counts, counts[1:], rows, strict=False))
+    content = {
+        "updates": rows[-1]["step"],
+        "samples_seen": rows[-1][seen],
+        "samples": facts.noun,
+        "training_minutes": round(seconds / 60, 1),
+        "parameters": facts.num_parameters,
+        "loss": _losses(rows),
+        "results": [
+            {
+                "name": one.metric_type,
+                "title": one.name,
+                "shown": one.shown,
+                "value": one.value,
+                "protocol": one.protocol,
+            }
+            for one in facts.results
+        ],
+        "configuration": _configuration(facts),
+        "environment": facts.run.get("environment"),
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def keep_pictures(name: str, folder: Path) -> None:
+    """The pictures in `folder`, in few colours, as docs/images/NAME_*.png."""
+    for picture in folder.glob("*.png"):
+        target = ROOT / "docs" / "images" / f"{name}_{picture.name}"
+        Image.open(picture).convert("RGB").quantize(128).save(target, optimize=True)
+
+
+def _losses(rows: list[dict[str, float]]) -> dict[str, float]:
+    """The smoothed loss after each tenth of the run, by the update."""
+    values = smoothed([row["loss"] for row in rows])
+    chosen = sorted({max(0, round(len(rows) * part / 10) - 1) for part in range(1, 11)})
+    return {str(rows[i]["step"]): float(f"{values[i]:.4g}") for i in chosen}
+
+
+def _configuration(facts: Facts) -> dict[str, object]:
+    """The run's arguments, but for those that name places on a machine."""
+    shown = {name: value for name, value in facts.configuration.items() if not str(value).startswith(("/", ".."))}
+    return yaml.safe_load(yaml.safe_dump(shown))
+
+
+# ------------------------------------------------------------------ the table
+
+
+def result(name: str, text: str = "{}") -> Callable[[Kept], str]:
+    """The measured number called `name`, put into `text`."""
+
+    def shown(kept: Kept) -> str:
+        return next((text.format(one["shown"]) for one in kept["results"] if one["name"] == name), "not measured")
+
+    return shown
+
+
+def loss_at(*steps: int) -> Callable[[Kept], str]:
+    """The smoothed loss after each of these updates, or after the nearest that is kept."""
+
+    def shown(kept: Kept) -> str:
+        at = {step: min(kept["loss"], key=lambda known, step=step: abs(int(known) - step)) for step in steps}
+        return "; ".join(f"loss {kept['loss'][known]:.3g} after {int(known):,}" for known in at.values())
+
+    return shown
+
+
+EXPERIMENTS: tuple[Experiment, ...] = (
+    Experiment(
+        "ddpm_cifar10_mini",
+        "DDPM, CIFAR-10 (Ho et al. 2020), in miniature",
+        "train_unconditional.py --config ddpm_cifar10_mini",
+        "FID 3.17, 3.75 bits/dim (`ddpm_cifar10`, 800,000 updates)",
+        result("bits_per_dim", "{} bits/dim"),
+    ),
+    Experiment(
+        "improved_ddpm_cifar10_mini",
+        "Improved DDPM, CIFAR-10, hybrid loss (Nichol & Dhariwal 2021), in miniature",
+        "train_unconditional.py --config improved_ddpm_cifar10_mini",
+        "FID 3.19, 3.17 bits/dim (`improved_ddpm_cifar10`, 500,000 updates)",
+        result("bits_per_dim", "{} bits/dim"),
+    ),
+    Experiment(
+        "improved_ddpm_cifar10_vlb_mini",
+        "the same by the bound alone, in miniature",
+        "train_unconditional.py --config improved_ddpm_cifar10_vlb_mini",
+        "FID 11.47, 2.94 bits/dim (`improved_ddpm_cifar10_vlb`, 500,000 updates)",
+        result("bits_per_dim", "{} bits/dim"),
+    ),
+    Experiment(
+        "improved_ddpm_imagenet64_mini",
+        "Improved DDPM, ImageNet 64x64, in miniature",
+        "train_unconditional.py --config improved_ddpm_imagenet64_mini",
+        "FID 19.2, 3.57 bits/dim (`improved_ddpm_imagenet64`, 1,500,000 updates)",
+        result("bits_per_dim", "{} bits/dim"),
+    ),
+    Experiment(
+        "points_swiss_roll",
+        "Lab: points of the plane",
+        "train_points.py",
+        "-",
+        result("chamfer", "Chamfer distance {}"),
+    ),
+    *(
+        Experiment(
+            f"practicum_{kind}_mini",
+            f"Practicum: CIFAR-10, {words}, in miniature",
+            f"train_unconditional.py --config practicum_cifar10_mini --variance_type {variance_type}",
+            "-",
+            result("bits_per_dim", "{} bits/dim"),
+        )
+        for kind, words, variance_type in (
+            ("fixed", "fixed variance", "fixed_large"),
+            ("learned", "learned log-variance", "learned"),
+            ("range", "variance learned between its bounds", "learned_range"),
+        )
+    ),
+)
+
+
+def table() -> None:
+    rows = []
+    for experiment in EXPERIMENTS:
+        file = RESULTS / f"{experiment.name}.json"
+        kept = json.loads(file.read_text()) if file.exists() else None
+        budget, ours = "-", "not measured"
+        if kept is not None:
+            size = kept["configuration"]["train_batch_size"]
+            budget = f"{kept['updates']:,} updates of {size} {kept['samples']}, {kept['training_minutes']:.0f} min"
+            ours = experiment.ours(kept)
+        rows.append([experiment.title, f"`{experiment.command}`", budget, ours, experiment.theirs])
+    write_result(
+        "experiments",
+        "By `benchmarks/experiments.py`, from the files in docs/results. Minutes are those of training, on one core "
+        "of a shared CPU. bits/dim are of held-out images, by the variational bound; those of digits and of CIFAR-10 "
+        "are numbers of different data and do not compare. Beside miniatures stands what the source reports of the "
+        "full recipe.",
+        ["experiment", "command", "our budget", "our number", "the source's number"],
+        rows,
+    )
+
+
+# Runs that a guide puts side by side, and what they have in common.
+GROUPS = {
+    "practicum": (
+        ("practicum_fixed_mini", "practicum_learned_mini", "practicum_range_mini"),
+        "CIFAR-10 at 16x16 by `practicum_cifar10_mini`",
+    ),
+    "paper_minis": (
+        ("ddpm_cifar10_mini", "improved_ddpm_cifar10_mini", "improved_ddpm_cifar10_vlb_mini"),
+        "8x8 digits by the recipes above",
+    ),
+}
+
+
+def group_table(name: str, experiments: tuple[str, ...], words: str) -> None:
+    rows = []
+    for experiment in experiments:
+        file = RESULTS / f"{experiment}.json"
+        if not file.exists():
+            return
+        kept = json.loads(file.read_text())
+        told = kept["configuration"]
+        rows.append(
+            [
+                f"`{told['variance_type']}`",
+                f"`{told['loss'] or ('hybrid' if told['variance_type'].startswith('learned') else 'simple')}`",
+                f"{kept['updates']:,}",
+                f"{list(kept['loss'].values())[-1]:.3g}",
+                result("bits_per_dim")(kept),
+            ]
+        )
+    write_result(
+        name,
+        f"{words}, one run each, by `benchmarks/experiments.py`. The loss is what each was trained on; bits/dim of "
+        "held-out images are the variational bound's, estimated.",
+        ["variance", "loss", "updates", "last loss", "bits/dim"],
+        rows,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    keeping = commands.add_parser("keep")
+    pictures = commands.add_parser("pictures")
+    for command in (keeping, pictures):
+        command.add_argument("name")
+        command.add_argument("folder", type=Path)
+    commands.add_parser("tables")
+    arguments = parser.parse_args()
+    if arguments.command == "keep":
+        keep(arguments.name, arguments.folder)
+    elif arguments.command == "pictures":
+        keep_pictures(arguments.name, arguments.folder)
+    else:
+        table()
+        for name, (rows, words) in GROUPS.items():
+            group_table(name, rows, words)
+
+
+if __name__ == "__main__":
+    main()
