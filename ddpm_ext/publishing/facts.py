@@ -56,8 +56,8 @@ class Facts:
 
     @property
     def is_flow_matching(self) -> bool:
-        """Whether it was trained by flow matching, whose schedulers alone have a shift."""
-        return "shift" in self.scheduler
+        """Whether it was trained by flow matching: its schedulers alone have a shift, others are told to follow it."""
+        return "shift" in self.scheduler or self.scheduler.get("prediction_type") == "flow_prediction"
 
     @property
     def dataset(self) -> str:

@@ -67,8 +67,8 @@ def _trained(scheduler: SchedulerMixin) -> ImprovedDDPMScheduler:
     """The scheduler that the model was trained with, if stock ones can stand for it."""
     if is_flow_matching(scheduler):
         raise ValueError(
-            "`format` is 'diffusers', but the model was trained by flow matching, for which diffusers has no pipeline "
-            "without a text: 'self_contained' is accepted."
+            "`format` is 'diffusers', but the model was trained by flow matching, which a DDPMPipeline cannot sample "
+            "from: 'self_contained' is accepted."
         )
     if "beta_schedule" not in scheduler.config:
         raise ValueError(
