@@ -188,3 +188,39 @@ def test_a_compiler_that_fails_is_one_sentence(script, saved, monkeypatch):
     monkeypatch.setattr("torch.compile", lambda *_, **__: broken)
     code, _, errors = script("--model", saved("unconditional"), "--num_inference_steps", 2, "--compile")
     assert code == 2 and "torch.compile fails here (no C++ compiler): on a CPU" in errors[0]
+
+
+def test_samplers_side_by_side_start_from_the_same_noise(script, saved, tmp_path):
+    arguments = ("--model", saved("unconditional"), "--num_images", 3, "--compare", "ddim:4", "ddpm:2", "ddim:4:0.5")
+    code, shown, _ = script(*arguments)
+    assert code == 0 and "3 rows of 3 images are in samples.png" in shown
+    together = Image.open("samples.png")
+    for place, entry in enumerate(("ddim:4", "ddpm:2", "ddim:4:0.5")):
+        name, steps, eta = [*entry.split(":"), "0"][:3]
+        sampled = ("--sampler", name, "--num_inference_steps", steps, "--output", f"{place}.npz")
+        eta = ("--eta", eta) if name == "ddim" else ()
+        assert script("--model", saved("unconditional"), "--num_images", 3, *sampled, *eta)[0] == 0
+        alone = np.load(f"{place}.npz")["arr_0"][..., 0].repeat(8, 1).repeat(8, 2)
+        y = place * 68  # a row of 64 pixels and the gap
+        left = together.width - (2 * 68 + 64)
+        for column, image in enumerate(alone):
+            box = (left + column * 68, y, left + column * 68 + 64, y + 64)
+            assert np.array_equal(np.asarray(together.crop(box).convert("L")), image)
+
+
+COMPARISONS = [
+    (["ddpm"], "`compare` holds 'ddpm': SAMPLER:STEPS is accepted"),
+    (["ddpm:5:0.5"], "`compare` holds 'ddpm:5:0.5'"),
+    (["ddim:5:2"], "`compare` holds 'ddim:5:2'"),
+    (["ddim:5", "dimm:5"], "Did you mean 'ddim'"),
+    (["ddim:5", "ddpm:5000"], "5000"),
+    (["ddim:5", "--eta", "0.5"], "`eta` is 0.5 beside `compare`"),
+    (["ddim:5", "--output", "out.npz"], "`output` is out.npz: with `compare`, a .png is accepted"),
+]
+
+
+@pytest.mark.parametrize("argv, words", COMPARISONS, ids=[" ".join(argv) for argv, _ in COMPARISONS])
+def test_a_comparison_that_cannot_be_drawn_gets_one_sentence(script, saved, tmp_path, argv, words):
+    code, _, errors = script("--model", saved("unconditional"), "--num_images", 2, "--compare", *argv)
+    assert code == 2 and len(errors) == 1 and words in errors[0]
+    assert made(tmp_path) == set()

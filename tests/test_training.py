@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -7,6 +8,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 from ddpm_ext.diffusion import TrainingLoss
+from ddpm_ext.randomness import generator_for
 from ddpm_ext.training.run import Run
 from tests.training_helpers import Script, largest_difference, weights
 
@@ -169,3 +171,21 @@ def test_a_class_conditional_run_needs_labels(script: Script, tmp_path):
         Image.new("L", (8, 8), i).save(tmp_path / f"{i}.png")
     argv = ["--train_data_dir", str(tmp_path), "--output_dir", str(tmp_path / "run"), "--train_batch_size", "4"]
     assert "label" in script.fails("train_class_conditional", *argv)
+
+
+def test_the_noise_of_all_grids_and_the_untrained_network_are_drawn_on_request(script: Script, tmp_path):
+    argv = ["--save_images_at_start", "--save_images_steps", "12"]
+    script.run("train_unconditional", "--output_dir", str(tmp_path), *argv)
+    samples = tmp_path / "samples"
+    assert sorted(path.name for path in samples.iterdir()) == ["noise.png", "step-000000.png", "step-000012.png"]
+    noise, before = (np.asarray(Image.open(samples / name), float) for name in ("noise.png", "step-000000.png"))
+    assert noise.shape == before.shape
+    expected = torch.randn(1, 1, 8, 8, generator=generator_for(0, "image", 0))  # what `generate` draws first
+    drawn = torch.tensor(noise[8:72:8, 8:72:8, 0] / 127.5 - 1, dtype=torch.float32)
+    torch.testing.assert_close(drawn, expected[0, 0].clamp(-1, 1), rtol=0, atol=1 / 127)
+
+
+def test_checkpoints_by_the_epoch(script: Script, tmp_path):
+    argv = ["--checkpointing_epochs", "1", "--train_batch_size", "718", "--max_train_steps", "3"]
+    script.run("train_unconditional", "--output_dir", str(tmp_path), *argv)
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"checkpoint-2", "checkpoint-3"}

@@ -43,6 +43,7 @@ class PowerEMA:
         self.updates = 0
         tensors = averaged_tensors(network)
         self.names = list(tensors)
+        self._parameters = sum(1 for _ in network.parameters())
         self._gammas = {sigma_rel: gamma_from_sigma_rel(sigma_rel) for sigma_rel in sigma_rels}
         self._averages = {
             sigma_rel: [tensor.detach().clone() for tensor in tensors.values()] for sigma_rel in sigma_rels
@@ -55,7 +56,10 @@ class PowerEMA:
         self.updates += 1
         weights = list(tensors)
         for sigma_rel, averages in self._averages.items():
-            torch._foreach_lerp_(averages, weights, share_of_newest(self._gammas[sigma_rel], self.updates))
+            share = share_of_newest(self._gammas[sigma_rel], self.updates)
+            for some in (slice(self._parameters), slice(self._parameters, None)):  # FSDP divides the first alone
+                if weights[some]:
+                    torch._foreach_lerp_(averages[some], weights[some], share)
 
     @property
     def sigma_rels(self) -> list[float]:
