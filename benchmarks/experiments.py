@@ -160,6 +160,48 @@ EXPERIMENTS: tuple[Experiment, ...] = (
             ("range", "variance learned between its bounds", "learned_range"),
         )
     ),
+    Experiment(
+        "practical_mnist",
+        "Practical: MNIST, strided U-Net that is not told the timestep",
+        "train_unconditional.py --config practical_mnist",
+        "loss below 0.1 after 2,500 and below 0.05 after 10,000",
+        loss_at(2500, 10000),
+    ),
+    Experiment(
+        "practical_cifar10",
+        "Practical: CIFAR-10, the same",
+        "train_unconditional.py --config practical_cifar10",
+        "loss below 0.12 after 2,500 and about 0.08 after 10,000",
+        loss_at(2500, 10000),
+    ),
+    Experiment(
+        "practical_mnist_class_conditional",
+        "Practical: MNIST with label maps",
+        "train_class_conditional.py --config practical_mnist_class_conditional",
+        "-",
+        loss_at(2500, 10000),
+    ),
+    Experiment(
+        "practical_mnist_unet",
+        "the same data, `ClassConditionalUNet2DModel`",
+        "train_class_conditional.py --config practical_mnist_class_conditional --model_type unet ...",
+        "-",
+        loss_at(2500, 10000),
+    ),
+    Experiment(
+        "slices_64_mini",
+        "Lecture: gray slices of 64x64, in miniature",
+        "train_unconditional.py --config slices_64_mini --train_data_dir slices",
+        "loss 0.0213 after 14 epochs, 0.0121 after 60 (`slices_64`, their CT slices)",
+        loss_at(10**9),
+    ),
+    Experiment(
+        "cifar10_200_epochs_mini",
+        "Exercise: CIFAR-10 for 200 epochs, in miniature",
+        "train_unconditional.py --config cifar10_200_epochs_mini",
+        "-",
+        loss_at(10**9),
+    ),
 )
 
 
