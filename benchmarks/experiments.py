@@ -182,7 +182,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         loss_at(2500, 10000),
     ),
     Experiment(
-        "practical_mnist_unet",
+        "practical_unet",
         "the same data, `ClassConditionalUNet2DModel`",
         "train_class_conditional.py --config practical_mnist_class_conditional --model_type unet ...",
         "-",
