@@ -11,10 +11,9 @@ from torch import nn
 from ddpm_ext import ClassConditionalDDPMPipeline, OneHotUNet2DModel
 from ddpm_ext.pipelines.loading import load_pipeline
 from ddpm_ext.sharing.export import export_pipeline
-from ddpm_ext.training.run import Run
 from ddpm_ext.training.running_statistics import RunningStatistics
 from tests.open_elsewhere import draws
-from tests.training_helpers import Script, largest_difference, weights
+from tests.training_helpers import Script, killed_at, largest_difference, weights
 
 
 STRIDED = (
@@ -29,25 +28,12 @@ def train(script: Script, folder, *argv: str, name: str = "train_class_condition
     return script.run(name, *STRIDED, "--output_dir", str(folder), *argv, tiny=False)
 
 
-class Killed(Exception):
-    pass
-
-
-def test_resumed_run_equals_the_uninterrupted_one(script: Script, tmp_path, monkeypatch):
+def test_resumed_run_equals_the_uninterrupted_one(script: Script, tmp_path):
     """Weights, running statistics and the averages of both, to the last bit."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     train(script, whole, *AVERAGED)
-    update = Run.update
-
-    def killed_at_step_7(run: Run, loss, t, weight):
-        if run.step == 7:
-            raise Killed
-        update(run, loss, t, weight)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "update", killed_at_step_7)
-        with pytest.raises(Killed):
-            train(script, broken, *AVERAGED)
+    with killed_at(7):
+        train(script, broken, *AVERAGED)
     train(script, broken, *AVERAGED, "--resume")
     for subfolder in ("unet", "checkpoints/checkpoint-12/unet_raw"):
         assert any(name.endswith("running_var") for name in weights(whole, subfolder))

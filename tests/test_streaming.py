@@ -18,10 +18,9 @@ import torch
 from ddpm_ext.data import shards
 from ddpm_ext.data.images import Draw, ImageData, load_images
 from ddpm_ext.data.shards import Shards
-from ddpm_ext.training.run import Run
 from tests.data_hub import DataHub
 from tests.parquet_files import encoded, noise, write
-from tests.training_helpers import Script, largest_difference, weights
+from tests.training_helpers import Script, killed_at, largest_difference, weights
 
 
 @pytest.fixture(autouse=True)
@@ -308,29 +307,14 @@ def test_what_cannot_stream_is_refused(tmp_path, folder):
 # ------------------------------------------------------------------ runs
 
 
-class Killed(Exception):
-    pass
-
-
-def test_a_streamed_run_resumes_to_the_same_weights_and_only_as_it_streamed(
-    tmp_path, script: Script, monkeypatch, folder
-):
+def test_a_streamed_run_resumes_to_the_same_weights_and_only_as_it_streamed(tmp_path, script: Script, folder):
     """In the middle of the second epoch; the images fill one and a half global batches of each window."""
     argv = ["--train_data_dir", folder, "--resolution", "8", "--streaming", "--shuffle_window", "40"]
     argv += ["--train_batch_size", "4", "--gradient_accumulation_steps", "3", "--dataloader_num_workers", "1"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     script.run("train_class_conditional", "--output_dir", str(whole), *argv)
-    update = Run.update
-
-    def killed_at_step_11(run: Run, loss, t, weight):
-        if run.step == 11:
-            raise Killed
-        update(run, loss, t, weight)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "update", killed_at_step_11)
-        with pytest.raises(Killed):
-            script.run("train_class_conditional", "--output_dir", str(broken), *argv)
+    with killed_at(11):
+        script.run("train_class_conditional", "--output_dir", str(broken), *argv)
     resume = ["--output_dir", str(broken), "--resume"]
     other = script.fails("train_class_conditional", *resume, *argv, "--shuffle_window", "50")
     assert "streaming in windows of 40, and this run has" in other

@@ -18,10 +18,9 @@ from ddpm_ext.training.checkpoints import check_same_run
 from ddpm_ext.training.command_line import parse
 from ddpm_ext.training.global_batch import GlobalBatch
 from ddpm_ext.training.recipes import flatten, to_yaml
-from ddpm_ext.training.run import Run
 from tests.conftest import tiny_unet
 from tests.test_train_points import TINY as TINY_POINTS
-from tests.training_helpers import Script, largest_difference, weights
+from tests.training_helpers import Script, killed_at, largest_difference, weights
 
 
 FLOW = ("--objective", "flow_matching")
@@ -64,25 +63,12 @@ def test_a_run_on_points_learns_and_leaves_a_pipeline_and_pictures(script: Scrip
     assert "predicts the velocity of the straight path from points to noise" in card and "- ddpm\n" not in card
 
 
-class Killed(Exception):
-    pass
-
-
-def test_a_resumed_run_equals_the_uninterrupted_one_and_keeps_its_objective(script: Script, tmp_path, monkeypatch):
+def test_a_resumed_run_equals_the_uninterrupted_one_and_keeps_its_objective(script: Script, tmp_path):
     argv = ["--dataset_name", "checkerboard", "--class_conditional", "--guidance_scale", "2"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     train_points(script, whole, *argv)
-    update = Run.update
-
-    def killed_at_step_7(run: Run, loss, t, weight):
-        if run.step == 7:
-            raise Killed
-        update(run, loss, t, weight)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "update", killed_at_step_7)
-        with pytest.raises(Killed):
-            train_points(script, broken, *argv)
+    with killed_at(7):
+        train_points(script, broken, *argv)
     common = [*TINY_POINTS, *argv, "--output_dir", str(broken), "--resume"]
     sentence = script.fails("train_points", *common, tiny=False)
     assert "was trained with objective = flow_matching, and this run has ddpm" in sentence

@@ -12,8 +12,7 @@ from ddpm_ext.data.points import load_points
 from ddpm_ext.evaluation.point_metrics import chamfer_distance
 from ddpm_ext.evaluation.records import read_measurements
 from ddpm_ext.training import point_samples
-from ddpm_ext.training.run import Run
-from tests.training_helpers import Script, largest_difference, weights
+from tests.training_helpers import Script, killed_at, largest_difference, weights
 
 
 TINY = (
@@ -61,25 +60,12 @@ def test_a_run_leaves_a_pipeline_that_has_learned_pictures_and_numbers(script: S
     assert "A multilayer perceptron of" in card and "| Chamfer distance |" in card and "9,600 points seen" in card
 
 
-class Killed(Exception):
-    pass
-
-
-def test_resumed_run_equals_the_uninterrupted_one(script: Script, tmp_path, monkeypatch):
+def test_resumed_run_equals_the_uninterrupted_one(script: Script, tmp_path):
     argv = "--dataset_name checkerboard --class_conditional --variance_type learned_range --guidance_scale 2".split()
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     train(script, whole, *argv)
-    update = Run.update
-
-    def killed_at_step_7(run: Run, loss, t, weight):
-        if run.step == 7:
-            raise Killed
-        update(run, loss, t, weight)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "update", killed_at_step_7)
-        with pytest.raises(Killed):
-            train(script, broken, *argv)
+    with killed_at(7):
+        train(script, broken, *argv)
     train(script, broken, *argv, "--resume")
     for subfolder in ("unet", "checkpoints/checkpoint-12/unet_raw"):
         assert largest_difference(weights(whole, subfolder), weights(broken, subfolder)) == 0

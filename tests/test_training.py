@@ -9,8 +9,7 @@ from PIL import Image
 
 from ddpm_ext.diffusion import TrainingLoss
 from ddpm_ext.randomness import generator_for
-from ddpm_ext.training.run import Run
-from tests.training_helpers import Script, largest_difference, weights
+from tests.training_helpers import Script, killed_at, largest_difference, weights
 
 
 SCRIPTS = ("train_unconditional", "train_class_conditional")
@@ -48,10 +47,6 @@ def test_the_limit_keeps_the_newest_checkpoints(script: Script, tmp_path):
     assert names == ["checkpoint-10", "checkpoint-12"]
 
 
-class Killed(Exception):
-    pass
-
-
 RESUMED = {
     "plain": [],
     "accumulation": ["--gradient_accumulation_steps", "2"],
@@ -61,21 +56,11 @@ RESUMED = {
 
 
 @pytest.mark.parametrize("options", RESUMED.values(), ids=RESUMED)
-def test_resumed_run_equals_the_uninterrupted_one(options, script: Script, tmp_path, monkeypatch):
+def test_resumed_run_equals_the_uninterrupted_one(options, script: Script, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     script.run("train_class_conditional", "--output_dir", str(whole), *options)
-
-    update = Run.update
-
-    def killed_at_step_7(run: Run, loss, t, weight):
-        if run.step == 7:
-            raise Killed
-        update(run, loss, t, weight)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "update", killed_at_step_7)
-        with pytest.raises(Killed):
-            script.run("train_class_conditional", "--output_dir", str(broken), *options)
+    with killed_at(7):
+        script.run("train_class_conditional", "--output_dir", str(broken), *options)
     script.run("train_class_conditional", "--output_dir", str(broken), "--resume", *options)
 
     for subfolder in ("unet", "checkpoints/checkpoint-12/unet_raw"):

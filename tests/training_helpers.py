@@ -1,6 +1,8 @@
 """Runs a training script in this process, on a network that trains in seconds."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
@@ -8,6 +10,8 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
+
+from ddpm_ext.training.run import Run
 
 
 TINY = (
@@ -45,6 +49,25 @@ class Script:
         lines = [line for line in self.capsys.readouterr().err.splitlines() if line.startswith("error: ")]
         assert len(lines) == 1
         return lines[0].removeprefix("error: ")
+
+
+class Killed(Exception):
+    """What ends a run in the middle, as a machine that fails would."""
+
+
+@contextmanager
+def killed_at(step: int) -> Iterator[None]:
+    """Whatever run is started within is ended before the update after `step`, and that is expected."""
+    update = Run.update
+
+    def ended(run: Run, loss: torch.Tensor, t: torch.Tensor, weight: torch.Tensor) -> None:
+        if run.step == step:
+            raise Killed
+        update(run, loss, t, weight)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Run, "update", ended)
+        yield
 
 
 def weights(folder: Path, subfolder: str = "unet") -> dict[str, torch.Tensor]:

@@ -37,7 +37,7 @@ def main() -> None:
     from diffusers.utils.logging import disable_progress_bar
 
     from ddpm_ext.evaluation.generate import Sampling
-    from ddpm_ext.report.side_by_side import curves, samples, short_names, table
+    from ddpm_ext.report.runs_side_by_side import curves, samples, short_names, table
     from ddpm_ext.report.subject import open_subject
     from ddpm_ext.training.processes import on_cpu, use_all_cores
     from ddpm_ext.visualization import as_image

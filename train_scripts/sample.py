@@ -121,7 +121,7 @@ def _write_comparison(
     pipeline, labels: list[int] | None, accelerator: "Accelerator", arguments: SampleArguments
 ) -> None:
     from ddpm_ext.evaluation.generate import Sampling
-    from ddpm_ext.evaluation.side_by_side import comparison_grid, draw_each, parse
+    from ddpm_ext.evaluation.samplers_side_by_side import comparison_grid, draw_each, parse
 
     choices = [parse(entry) for entry in arguments.compare]
     share = -(-arguments.num_images // accelerator.num_processes)

@@ -10,7 +10,7 @@ from PIL import Image
 from ddpm_ext import ImprovedDDPMPipeline, ImprovedDDPMScheduler
 from ddpm_ext.evaluation.generate import Sampling
 from ddpm_ext.publishing.facts import Facts, Result
-from ddpm_ext.report.side_by_side import curves, differences, samples, short_names, table
+from ddpm_ext.report.runs_side_by_side import curves, differences, samples, short_names, table
 from ddpm_ext.report.subject import open_subject
 from tests.conftest import tiny_unet
 from tests.training_helpers import Script
