@@ -5,9 +5,10 @@
     python benchmarks/sampling_throughput.py --network cifar10 --batch_size 256 --device cuda --compile
 
 Ours is `ImprovedDDPMPipeline`; what it draws is first checked to be what diffusers' `DDPMPipeline` and `DDIMPipeline`
-draw, to 1e-4. *guided* is `ClassConditionalDDPMPipeline` beside one evaluation of twice the batch. The `sample` of
-denoising-diffusion-pytorch (pip install denoising-diffusion-pytorch) takes as many steps by DDIM, from its own noise.
-They take turns; the table has the medians of the turns, and median and quartiles of the ratios of neighbouring turns.
+draw, to 1e-4. *guided* is `ClassConditionalDDPMPipeline` beside one evaluation of twice the batch; *scheduler alone*,
+the steps without a network. The `sample` of denoising-diffusion-pytorch (pip install denoising-diffusion-pytorch)
+takes as many steps by DDIM, from its own noise. They take turns; the table has the medians of the turns, and median
+and quartiles of the ratios of neighbouring turns.
 """
 
 import argparse
@@ -52,6 +53,22 @@ def ancestral(unet: UNet2DModel, arguments: argparse.Namespace) -> dict[str, Con
         compiled = _quiet(ImprovedDDPMPipeline(_compiled(unet), ImprovedDDPMScheduler()))
         found["ours, compiled"] = lambda: compiled(generator=_generator(arguments), output_type="pt", **options).images
     return found
+
+
+def schedulers_alone(arguments: argparse.Namespace) -> dict[str, Contender]:
+    """The steps of DDPM without a network."""
+    size, channels = NETWORKS[arguments.network]["sample_size"], NETWORKS[arguments.network]["in_channels"]
+    output = torch.randn(arguments.batch_size, channels, size, size, device=arguments.device)
+
+    def steps(scheduler: DDPMScheduler) -> Tensor:
+        x, generator = output, _generator(arguments)
+        scheduler.set_timesteps(arguments.num_inference_steps)
+        for timestep in scheduler.timesteps:
+            x = scheduler.step(output, timestep, x, generator=generator).prev_sample
+        return x
+
+    ours, stock = ImprovedDDPMScheduler(), DDPMScheduler(timestep_spacing="linspace")
+    return {"ours": lambda: steps(ours), "DDPMScheduler": lambda: steps(stock)}
 
 
 def implicit(unet: UNet2DModel, arguments: argparse.Namespace) -> dict[str, Contender]:
@@ -105,10 +122,10 @@ def check_same_images(contenders: dict[str, Contender]) -> None:
 
 
 def take_turns(contenders: dict[str, Contender], rounds: int, device: str) -> dict[str, list[float]]:
-    """Seconds of each turn, by name."""
+    """Seconds of each turn, by name; every other round goes backwards, so that none is always after the same one."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds):
-        for name, draw in contenders.items():
+    for turn in range(rounds):
+        for name, draw in list(contenders.items())[:: -1 if turn % 2 else 1]:
             began = time.perf_counter()
             draw()
             if device == "cuda":
@@ -125,7 +142,7 @@ def rows_of(title: str, seconds: dict[str, list[float]]) -> list[list[str]]:
         ratios = [mine / reference for mine, reference in zip(own, seconds[first], strict=True)]
         low, _, high = quantiles(ratios, n=4)
         ratio = "1" if name == first else f"{median(ratios):.2f} ({low:.2f} to {high:.2f})"
-        rows.append([title, name, f"{median(own):.2f} s", ratio])
+        rows.append([title, name, f"{median(own):.3g} s", ratio])
     return rows
 
 
@@ -138,6 +155,7 @@ def main() -> None:
         ("DDPM", ancestral(unet, arguments)),
         ("DDIM", implicit(unet, arguments)),
         ("guided", guided(arguments)),
+        ("scheduler alone", schedulers_alone(arguments)),
     ):
         if title == "guided":
             contenders["one doubled batch"]()  # what the first call sets up is nobody's
