@@ -63,7 +63,7 @@ def parse(kind: Kind, argv: Sequence[str] | None = None) -> Arguments:
             setattr(values, name, parser.defaults[name])
     if (given.objective or values.objective) == "flow_matching":
         _check_of_flow_matching(given)
-        _leave_out_what_is_of_ddpm(values, parser.defaults, recipe)
+        _leave_out_what_is_of_ddpm(values, given, parser.defaults, recipe)
     parser.read(argv, values)
     _say_what_has_no_effect(values)
     return _resolve(Arguments(*parser.parse_dict(vars(values), allow_extra_keys=True)))
@@ -102,11 +102,17 @@ def _check_of_flow_matching(given: argparse.Namespace) -> None:
             raise ValueError(means_nothing(name, getattr(given, name)))
 
 
-def _leave_out_what_is_of_ddpm(values: argparse.Namespace, defaults: Mapping[str, object], recipe: str | None) -> None:
+def _leave_out_what_is_of_ddpm(
+    values: argparse.Namespace, given: argparse.Namespace, defaults: Mapping[str, object], recipe: str | None
+) -> None:
     """Takes back what a `recipe` for DDPM says of it: a flag has asked for flow matching. A note says so."""
     left_out = [name for name in OF_DDPM_ALONE if getattr(values, name) != defaults[name]]
     if values.timestep_sampler == "loss_second_moment":
         left_out.append("timestep_sampler")
+    if values.keep_best == "bits_per_dim":
+        left_out.append("keep_best")
+    if values.eval_steps is not None and values.eval_fid is None and given.eval_fid is None:
+        left_out.append("eval_steps")
     for name in left_out:
         setattr(values, name, defaults[name])
     if left_out and is_main_process():

@@ -33,21 +33,20 @@ class HeldOut:
 
     @property
     def metrics(self) -> list[str]:
-        """The names of what is measured, of those of `COLUMNS`."""
-        return ["bits_per_dim"] if self.distance is None else ["bits_per_dim", "fid"]
+        """The names of what is measured, of those of `COLUMNS`; flow matching has no bits/dim."""
+        has_bound = self.arguments.training.objective == "ddpm"
+        return ["bits_per_dim"] * has_bound + ["fid"] * (self.distance is not None)
 
     def measure(self, pipeline: ImprovedDDPMPipeline) -> dict[str, float]:
         """Bits/dim of the first `eval_images`, estimated, and the standard error, and the Fréchet distance where it is
         asked for; the processes share the work, and have the same numbers."""
-        logging = self.arguments.logging
+        values = {}
         pipeline.unet.eval()
-        estimate = estimated_bits_per_dim(
-            pipeline, self.data, logging.eval_images, self.arguments.training.seed, accelerator=self.accelerator
-        )
-        values = {
-            COLUMNS["bits_per_dim"]: estimate.mean,
-            "held_out_bits_per_dim_standard_error": estimate.standard_error,
-        }
+        if "bits_per_dim" in self.metrics:
+            count, seed = self.arguments.logging.eval_images, self.arguments.training.seed
+            estimate = estimated_bits_per_dim(pipeline, self.data, count, seed, accelerator=self.accelerator)
+            values[COLUMNS["bits_per_dim"]] = estimate.mean
+            values["held_out_bits_per_dim_standard_error"] = estimate.standard_error
         if self.distance is not None:
             values[COLUMNS["fid"]] = self.distance.measure(pipeline)
         return values

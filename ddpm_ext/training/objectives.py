@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 OF_DDPM_ALONE = (
     *("beta_schedule", "beta_start", "beta_end", "prediction_type", "variance_type", "clip_sample"),
     *("rescale_betas_zero_snr", "loss", "vlb_weight", "loss_weighting", "min_snr_gamma", "p2_gamma", "p2_k"),
-    *("eval_steps", "eval_images"),
+    "eval_images",
 )
 """Arguments that mean nothing with `objective` flow_matching."""
 
@@ -33,6 +33,16 @@ def check_objective(arguments: "Arguments") -> None:
             value = getattr(group, field.name)
             if field.name in OF_DDPM_ALONE and value != field.default:
                 raise ValueError(means_nothing(field.name, value))
+    logging = arguments.logging
+    if logging.keep_best == "bits_per_dim":
+        raise ValueError(
+            "`keep_best` is 'bits_per_dim' but `objective` is 'flow_matching', which has none: fid is accepted."
+        )
+    if logging.eval_steps is not None and logging.eval_fid is None:
+        raise ValueError(
+            f"`eval_steps` is {logging.eval_steps} but `objective` is 'flow_matching', which has no bits/dim to "
+            "measure: `eval_fid` says by what features to measure samples."
+        )
 
 
 def means_nothing(name: str, value: object) -> str:
