@@ -100,6 +100,22 @@ def test_the_scripts_for_images_train_a_network_that_predicts_one_velocity(name,
     assert (tmp_path / "samples" / "step-000004.png").exists() and (tmp_path / "trajectory.gif").exists()
 
 
+def test_samples_are_measured_while_it_trains_but_not_bits_per_dim(script: Script, tmp_path, monkeypatch):
+    for module in ("ddpm_ext.training.sample_distance", "ddpm_ext.evaluation.reference"):
+        monkeypatch.setattr(f"{module}.default_cache", lambda: tmp_path / "cache")
+    measured = "--eval_steps 2 --eval_fid pixels --eval_fid_images 70 --keep_best fid --num_inference_steps 2".split()
+    script.run(
+        "train_unconditional", *FLOW, *measured, "--max_train_steps", "2", "--output_dir", str(tmp_path / "run")
+    )
+    (row,) = (
+        row
+        for row in map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+        if "held_out_fid" in row
+    )
+    assert row["step"] == 2 and row["held_out_fid"] > 0 and "held_out_bits_per_dim" not in row
+    assert json.loads((tmp_path / "run" / "best" / "best.json").read_text())["metric"] == "fid"
+
+
 @pytest.fixture
 def saved_flow(tmp_path):
     folder = tmp_path / "flow"
@@ -184,6 +200,8 @@ BAD_INPUT = [
             (["--eval_images", "10"], 10),
         )
     ),
+    ([*FLOW, "--eval_steps", "10"], "`eval_steps` is 10 but `objective` is 'flow_matching', which has no bits/dim"),
+    ([*FLOW, *"--eval_steps 10 --keep_best bits_per_dim".split()], "`keep_best` is 'bits_per_dim' but"),
     ([*FLOW, "--timestep_sampler", "loss_second_moment"], "'flow_matching': uniform or logit_normal is accepted"),
     (["--timestep_sampler", "logit_normal"], "'ddpm': uniform or loss_second_moment is accepted"),
     (["--objective", "flow"], "`objective` is 'flow': one of ddpm, flow_matching is accepted"),
