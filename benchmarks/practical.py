@@ -75,8 +75,8 @@ def table() -> None:
         rows.append([row.words, f"{kept['parameters']:,}", "; ".join(shown), row.theirs])
     write_result(
         "practical",
-        "The commands of this page, ended after the updates that the last number of a row names (`--max_train_steps`), "
-        "by `benchmarks/practical.py`. A loss is the mean of 100 updates.",
+        "The commands of this page, ended after the updates that the last number of a row names, by "
+        "`benchmarks/practical.py`. A loss is the mean of 100 updates.",
         ["network", "parameters", "loss", "the practical's loss"],
         rows,
     )
