@@ -38,6 +38,7 @@ from ddpm_ext.randomness import Draws
 from ddpm_ext.train_scripts import train_unconditional
 from ddpm_ext.training import run as run_module
 from ddpm_ext.training.run import Run
+from ddpm_ext.training.stream import Stream
 
 
 EARLY, LATE = 100, 100_000
@@ -118,19 +119,19 @@ def overhead(steps: int) -> tuple[dict[bool, list[float]], dict[bool, list[float
     """By whether it is exact: seconds of processor of each update, and of each checkpoint."""
     updates: dict[bool, list[float]] = {True: [], False: []}
     checkpoints: dict[bool, list[float]] = {True: [], False: []}
-    draws, after_update, seed_dropout = Run._draws, Run._after_update, Run._seed_dropout
+    draws, after_update, seed_dropout = Stream.draws, Run._after_update, Stream.seed_dropout
     clock = {"since": 0.0}
 
     def is_exact(step: int) -> bool:
         return step % 2 == 0
 
-    def draws_in_turn(run: Run, step: int, micro_batch: int) -> Draws:
-        made = draws(run, step, micro_batch)
+    def draws_in_turn(stream: Stream, step: int, micro_batch: int) -> Draws:
+        made = draws(stream, step, micro_batch)
         return made if is_exact(step) else PlainDraws(**vars(made))
 
-    def seeds_in_turn(run: Run) -> None:
-        if is_exact(run.step):
-            seed_dropout(run)
+    def seeds_in_turn(stream: Stream, made: Draws) -> None:
+        if is_exact(made.step):
+            seed_dropout(stream, made)
 
     def timed(run: Run, stops: bool) -> None:
         now = time.process_time()
@@ -143,7 +144,7 @@ def overhead(steps: int) -> tuple[dict[bool, list[float]], dict[bool, list[float
         after_update(run, stops)
         clock["since"] = time.process_time()
 
-    Run._draws, Run._after_update, Run._seed_dropout = draws_in_turn, timed, seeds_in_turn
+    Stream.draws, Run._after_update, Stream.seed_dropout = draws_in_turn, timed, seeds_in_turn
     try:
         with tempfile.TemporaryDirectory() as root:
             options = [
@@ -159,7 +160,7 @@ def overhead(steps: int) -> tuple[dict[bool, list[float]], dict[bool, list[float
     except Enough:
         pass
     finally:
-        Run._draws, Run._after_update, Run._seed_dropout = draws, after_update, seed_dropout
+        Stream.draws, Run._after_update, Stream.seed_dropout = draws, after_update, seed_dropout
     return updates, checkpoints
 
 

@@ -1,14 +1,15 @@
 """Training steps per second beside what people use today: the same network, batch and data, in turns in one process.
 
-    python benchmarks/train_throughput.py                       # the digits recipe's network on a CPU
+    python benchmarks/train_throughput.py --compile             # the digits recipe's network on a CPU
     python benchmarks/train_throughput.py --network cifar10 --batch_size 8 --steps 2     # 35.7 million parameters
     python benchmarks/train_throughput.py --network cifar10 --batch_size 256 --device cuda --mixed_precision bf16
 
-*ours* is the body of `train_unconditional.py`. *diffusers* is the loop of diffusers' example of that name, with stock
-classes, torchvision's transforms of PIL images in a `DataLoader`, `EMAModel`, and the loss of each step in a progress
-bar. *denoising-diffusion-pytorch* (pip install denoising-diffusion-pytorch) is its `Trainer` around the same network.
-All keep an average of the weights and clip gradients. They take turns of a few steps each; the table has the medians
-of the turns, and the median and quartiles of the ratios of neighbouring turns.
+*ours* is the body of `train_unconditional.py`, with `--compile` also with a compiled network. *diffusers* is the loop
+of diffusers' example of that name, with stock classes, torchvision's transforms of PIL images in a `DataLoader`,
+`EMAModel`, and the loss of each step in a progress bar. *denoising-diffusion-pytorch* (pip install
+denoising-diffusion-pytorch) is its `Trainer` around the same network. All keep an average of the weights and clip
+gradients. They take turns of a few steps each; the table has the medians of the turns, and the median and quartiles
+of the ratios of neighbouring turns.
 """
 
 import argparse
@@ -51,9 +52,9 @@ def our_steps(argv: list[str]) -> Iterator[None]:
     data = load_training_images(arguments)
     unet = build_unet(arguments, data)
     scheduler = ImprovedDDPMScheduler()
-    process, parameterization = scheduler.process, scheduler.parameterization
+    process = scheduler.process
     timesteps = build_timestep_sampler(arguments, process)
-    loss_of = build_loss(arguments, process, parameterization)
+    loss_of = build_loss(arguments, process)
     run = Run(arguments, unet, data, timesteps, lambda unet: ImprovedDDPMPipeline(unet, scheduler))
     for batch in run.batches():
         x_0 = batch["images"]
@@ -73,11 +74,15 @@ def start_all(arguments: argparse.Namespace, root: Path) -> dict[str, Iterator[N
     never = str(2 * total)
     argv = ["--model_config_name_or_path", str(root), "--train_data_dir", str(images), "--use_ema", "--random_flip"]
     argv += ["--image_channels", str(config["in_channels"]), "--train_batch_size", str(arguments.batch_size)]
-    argv += ["--mixed_precision", arguments.mixed_precision, "--logger", "none", "--output_dir", str(root / "ours")]
+    argv += ["--mixed_precision", arguments.mixed_precision, "--logger", "none"]
     argv += ["--max_train_steps", str(total), "--save_images_steps", never, "--checkpointing_steps", never]
     argv += ["--save_model_epochs", never]
     options = (config, images, arguments.batch_size, arguments.device, arguments.mixed_precision, total)
-    trainings = {"ours": our_steps(argv), "diffusers' example": diffusers_steps(*options)}
+    trainings = {"ours": our_steps([*argv, "--compile", "never", "--output_dir", str(root / "ours")])}
+    if arguments.compile:
+        compiled = [*argv, "--compile", "always", "--output_dir", str(root / "compiled")]
+        trainings["ours, compiled"] = our_steps(compiled)
+    trainings["diffusers' example"] = diffusers_steps(*options)
     if find_spec("denoising_diffusion_pytorch") is not None:
         peer = denoising_diffusion_pytorch_steps(*options, root / "results")
         trainings["denoising-diffusion-pytorch"] = peer
@@ -114,6 +119,7 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--mixed_precision", choices=("no", "bf16"), default="no")
+    parser.add_argument("--compile", action="store_true", help="also ours with a compiled network")
     parser.add_argument("--rounds", type=int, default=15, help="turns of each")
     parser.add_argument("--steps", type=int, default=10, help="updates in a turn")
     arguments = parser.parse_args()

@@ -26,7 +26,7 @@ class Absent:
 def draws(pipeline) -> list:
     """What `pipeline` draws: by its own scheduler, by DDIM and by a stock sampler; the first alone if it is stock."""
     import torch
-    from diffusers import DDPMPipeline, DPMSolverMultistepScheduler
+    from diffusers import DDPMPipeline, DPMSolverMultistepScheduler, FlowMatchHeunDiscreteScheduler
 
     pipeline.set_progress_bar_config(disable=True)
     what = {"class_labels": [0, 2], "guidance_scale": 1.5} if hasattr(pipeline, "label_ids") else {"batch_size": 2}
@@ -43,7 +43,8 @@ def draws(pipeline) -> list:
     trained.eta = 0.0
     found.append(draw())
     trained.eta = None
-    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(trained.config)
+    stock = FlowMatchHeunDiscreteScheduler if "shift" in trained.config else DPMSolverMultistepScheduler
+    pipeline.scheduler = stock.from_config(trained.config)
     found.append(draw())
     pipeline.scheduler = trained
     return found

@@ -1,5 +1,6 @@
 """evaluate.py on tiny pipelines: what it writes, that its numbers are the library's, and its sentences."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from ddpm_ext.evaluation.image_metrics import frechet_distance
 from ddpm_ext.evaluation.records import eval_results, read_measurements
 from ddpm_ext.evaluation.statistics import Moments
 from ddpm_ext.evaluation.subject import open_subject
+from ddpm_ext.publishing.model_card import write_model_card
 from ddpm_ext.visualization import nearest_distances
 from tests.conftest import tiny_class_conditional
 from tests.training_helpers import Script
@@ -170,6 +172,17 @@ def test_a_model_card_takes_the_results(evaluate, folder, tmp_path):
     assert [(one.metric_type, one.dataset_split) for one in read] == [("fid", "train"), ("bits_per_dim", "test")]
     assert read[0].metric_args["weights"] == "EMA"
     assert "model-index:" in (tmp_path / "out" / "model-index.yaml").read_text()
+
+
+def test_the_card_of_a_run_gets_the_numbers_unless_somebody_has_edited_it(evaluate, folder, tmp_path):
+    run = shutil.copytree(folder / "digits", tmp_path / "run")
+    write_model_card(run)
+    said = evaluate("--model", run, *FAST, "--metrics", "fid")
+    card = (run / "README.md").read_text()
+    assert "| Fréchet distance (pixels) |" in card and "the model card, has the numbers now" in said
+    (run / "README.md").write_text("My own words.")
+    assert "the model card" not in evaluate("--model", run, *FAST, "--metrics", "fid")
+    assert (run / "README.md").read_text() == "My own words."
 
 
 DIGITS = ("--dataset_name", "digits")

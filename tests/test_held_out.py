@@ -14,6 +14,7 @@ from ddpm_ext.evaluation.image_metrics import frechet_distance
 from ddpm_ext.evaluation.likelihood import estimated_bits_per_dim
 from ddpm_ext.evaluation.statistics import Moments
 from ddpm_ext.pipelines import ClassConditionalDDPMPipeline
+from ddpm_ext.publishing.facts import read_facts
 from ddpm_ext.training.best_pipeline import BestPipeline
 from ddpm_ext.training.run import Run
 from tests.training_helpers import Script, largest_difference, weights
@@ -166,6 +167,7 @@ def test_a_full_disk_costs_the_best_pipeline_and_not_the_run(tmp_path, pipeline,
     assert json.loads((tmp_path / "best" / "best.json").read_text())["step"] == 1
 
 
+FLOW = ["--objective", "flow_matching"]
 BAD_INPUT = [
     (["--eval_fid", "pixels"], "`eval_fid` is 'pixels' but `eval_steps` is not given"),
     (["--keep_best", "bits_per_dim"], "`keep_best` is 'bits_per_dim' but `eval_steps` is not given"),
@@ -175,6 +177,8 @@ BAD_INPUT = [
     ([*EVALUATED, "--eval_fid", "none.ts"], "`eval_fid` is none.ts, which does not exist"),
     ([*EVALUATED, "--eval_fid_images", "1"], "`eval_fid_images` is 1: a covariance needs at least 2"),
     ([*EVALUATED, "--test_split", "none"], "none"),
+    ([*FLOW, "--eval_steps", "4"], "`eval_steps` is 4 but `objective` is 'flow_matching', which has no bits/dim"),
+    ([*FLOW, *EVALUATED[:2], *EVALUATED[4:6], "--keep_best", "bits_per_dim"], "which has none: 'fid' is accepted"),
 ]
 
 
@@ -189,3 +193,13 @@ def test_fewer_samples_than_features_are_remarked_on(script: Script, tmp_path, c
     few = [*EVALUATED, "--eval_fid_images", "20", "--max_train_steps", "1", "--num_inference_steps", "2"]
     said = script.run("train_unconditional", "--output_dir", str(tmp_path / "run"), *few)
     assert "`eval_fid` compares 20 samples with 360 images by 64 features" in said
+
+
+def test_flow_matching_is_measured_by_its_samples_alone(script: Script, tmp_path, cache):
+    argv = [*FLOW, "--eval_steps", "1", *EVALUATED[4:], "--max_train_steps", "1", "--num_inference_steps", "2"]
+    script.run("train_unconditional", "--output_dir", str(tmp_path / "run"), *argv)
+    (row,) = measured(tmp_path / "run")
+    assert row.keys() == {"step", "held_out_fid"}
+    (result,) = read_facts(tmp_path / "run").results
+    assert (result.name, result.value) == ("Fréchet distance (pixels)", row["held_out_fid"])
+    assert json.loads((tmp_path / "run" / "best" / "best.json").read_text())["step"] == 1

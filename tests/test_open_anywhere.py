@@ -13,6 +13,7 @@ import torch
 from ddpm_ext import ImprovedDDPMPipeline, ImprovedDDPMScheduler
 from ddpm_ext.diffusion import PREDICTION_TYPES, VARIANCE_TYPES
 from ddpm_ext.publishing.carried_code import add_code
+from ddpm_ext.schedulers.flow_matching import flow_scheduler
 from ddpm_ext.sharing.bundle import bundle, named_by_content
 from ddpm_ext.sharing.export import export_pipeline
 from tests import open_elsewhere
@@ -23,11 +24,14 @@ from tests.fake_hub import FakeHub
 ROOT = Path(__file__).parents[1]
 
 KINDS = [f"{prediction}-{variance}" for prediction, variance in product(PREDICTION_TYPES, VARIANCE_TYPES)]
+KINDS.append("flow")
 
 
 def model(kind: str):
     if kind == "classes":
         return tiny_class_conditional()
+    if kind == "flow":
+        return ImprovedDDPMPipeline(tiny_unet(), flow_scheduler({"num_train_timesteps": 1000}))
     prediction_type, variance_type = kind.split("-")
     scheduler = ImprovedDDPMScheduler(
         prediction_type=prediction_type, variance_type=variance_type, beta_schedule="cosine"

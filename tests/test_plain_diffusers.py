@@ -7,6 +7,7 @@ from diffusers import (
     DDIMScheduler,
     DDPMPipeline,
     DDPMScheduler,
+    EDMEulerScheduler,
     FlowMatchEulerDiscreteScheduler,
     UNet2DModel,
 )
@@ -202,7 +203,10 @@ def test_what_stock_classes_have_no_word_for_is_refused():
         to_plain_diffusers(model("mean"))
     pipeline = model()
     pipeline.scheduler = FlowMatchEulerDiscreteScheduler()
-    with pytest.raises(ValueError, match="FlowMatchEulerDiscreteScheduler has no noise schedule of betas"):
+    with pytest.raises(ValueError, match="was trained by flow matching, which a DDPMPipeline cannot sample from"):
+        to_plain_diffusers(pipeline)
+    pipeline.scheduler = EDMEulerScheduler()
+    with pytest.raises(ValueError, match="EDMEulerScheduler has no noise schedule of betas"):
         to_plain_diffusers(pipeline)
     pipeline = model()
     pipeline.unet = torch.nn.Linear(2, 2)

@@ -160,6 +160,36 @@ def test_a_pipeline_of_another_kind_is_refused(script, tmp_path):
     assert code == 2 and len(errors) == 1 and "`model` is" in errors[0]
 
 
+def test_a_compiled_network_makes_the_same_images(script, saved, monkeypatch):
+    sizes = []
+
+    def recorded(forward, dynamic):
+        assert dynamic is False
+
+        def compiled(x_t, *conditions):
+            sizes.append(len(x_t))
+            return forward(x_t, *conditions)
+
+        return compiled
+
+    monkeypatch.setattr("torch.compile", recorded)
+    arguments = ("--model", saved("class_conditional"), "--num_images", 5, "--num_inference_steps", 2)
+    arguments += ("--batch_size", 2, "--guidance_scale", 2)
+    assert script(*arguments, "--output", "plain.npz")[0] == 0
+    assert script(*arguments, "--output", "compiled.npz", "--compile")[0] == 0
+    assert (np.load("plain.npz")["arr_0"] == np.load("compiled.npz")["arr_0"]).all()
+    assert sizes == [4, 4, 4, 4]  # two guided batches of two; not the last image
+
+
+def test_a_compiler_that_fails_is_one_sentence(script, saved, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("no C++ compiler.")
+
+    monkeypatch.setattr("torch.compile", lambda *_, **__: broken)
+    code, _, errors = script("--model", saved("unconditional"), "--num_inference_steps", 2, "--compile")
+    assert code == 2 and "torch.compile fails here (no C++ compiler): on a CPU" in errors[0]
+
+
 def test_samplers_side_by_side_start_from_the_same_noise(script, saved, tmp_path):
     arguments = ("--model", saved("unconditional"), "--num_images", 3, "--compare", "ddim:4", "ddpm:2", "ddim:4:0.5")
     code, shown, _ = script(*arguments)

@@ -2,13 +2,19 @@
 weights go to `float64.pt` in the output folder."""
 
 from copy import deepcopy
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from ddpm_ext import ImprovedDDPMPipeline, ImprovedDDPMScheduler
-from ddpm_ext.training.building import build_loss, build_timestep_sampler, build_unet, load_training_images
+from ddpm_ext import ImprovedDDPMPipeline
+from ddpm_ext.schedulers.stock import process_of
+from ddpm_ext.training.building import (
+    build_loss,
+    build_scheduler,
+    build_timestep_sampler,
+    build_unet,
+    load_training_images,
+)
 from ddpm_ext.training.command_line import parse, run_script
 from ddpm_ext.training.run import Run
 
@@ -17,10 +23,10 @@ def main() -> None:
     arguments = parse("unconditional")
     data = load_training_images(arguments)
     unet = build_unet(arguments, data).double()
-    scheduler = ImprovedDDPMScheduler(**asdict(arguments.process))
-    process, parameterization = scheduler.process, scheduler.parameterization
+    scheduler = build_scheduler(arguments)
+    process = process_of(scheduler)
     timesteps = build_timestep_sampler(arguments, process)
-    loss_of = build_loss(arguments, process, parameterization)
+    loss_of = build_loss(arguments, process)
     run = Run(arguments, unet, data, timesteps, lambda unet: ImprovedDDPMPipeline(unet, scheduler))
     run.save_checkpoint = run.save_pipeline = lambda: None  # they are for float32
     run.pipeline = lambda: ImprovedDDPMPipeline(deepcopy(unet).float(), scheduler)  # for the samples at the end

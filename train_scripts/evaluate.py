@@ -51,7 +51,7 @@ def main() -> None:
     accelerator = Accelerator(cpu=on_cpu())
     check_processes()
     use_all_cores()
-    evaluator = Evaluator(subject, _settings(arguments, sampling), accelerator, say=tqdm.write)
+    evaluator = Evaluator(subject, _settings(arguments, sampling, subject), accelerator, say=tqdm.write)
     measurements, pictures = _measure(evaluator, metrics, arguments, _with_what_was_trained_on(data, subject))
     if not accelerator.is_main_process:
         return
@@ -62,6 +62,20 @@ def main() -> None:
     print(as_text(measurements))
     files = ["metrics.json", "metrics.md", "model-index.yaml", *(f"{name}.png" for name in pictures)]
     print(f"{', '.join(files)} are in {folder}")
+    if _renew_card(folder):
+        print(f"{folder.parent / 'README.md'}, the model card, has the numbers now")
+
+
+def _renew_card(folder: Path) -> bool:
+    """Writes the card of the run that `folder` belongs to anew, unless there is none or somebody has edited it."""
+    run = folder.parent
+    if folder.name != "evaluation" or not all((run / file).exists() for file in ("README.md", "model_index.json")):
+        return False
+
+    from ddpm_ext.publishing.facts import read_facts
+    from ddpm_ext.publishing.model_card import write_model_card
+
+    return write_model_card(run, licence=read_facts(run).configuration.get("hub_license"))
 
 
 def _metrics(arguments: EvaluationArguments) -> list[str]:
@@ -75,6 +89,8 @@ def _metrics(arguments: EvaluationArguments) -> list[str]:
 def _check_subject(subject: "Subject", metrics: list[str]) -> None:
     if subject.pipeline is None and "nll" in metrics:
         raise ValueError("`metrics` holds nll, which needs a model, and `model` is a file of samples.")
+    if "nll" in metrics and not subject.has_bound:
+        raise ValueError("`metrics` holds nll, but the model was trained by flow matching, which has no bound.")
     if "class_accuracy" in metrics and not subject.is_class_conditional and subject.labels is None:
         what = "is unconditional" if subject.images is None else "is a file without labels (`arr_1`)"
         raise ValueError(f"`metrics` holds class_accuracy, but the model {what}: there are no classes to look for.")
@@ -90,15 +106,19 @@ def _with_what_was_trained_on(data: ReferenceDataArguments, subject: "Subject") 
     return replace(data, **{name: value for name, value in known.items() if value is not None})
 
 
-def _settings(arguments: EvaluationArguments, sampling: SamplingArguments) -> "EvaluationSettings":
+def _settings(arguments: EvaluationArguments, sampling: SamplingArguments, subject: "Subject") -> "EvaluationSettings":
     from ddpm_ext.diffusion.checks import one_of
     from ddpm_ext.evaluation.evaluator import EvaluationSettings
     from ddpm_ext.evaluation.generate import Sampling
     from ddpm_ext.evaluation.reference import default_cache
-    from ddpm_ext.schedulers.samplers import SAMPLERS
+    from ddpm_ext.schedulers.samplers import SAMPLERS, check_sampler, default_sampler, default_steps
 
-    one_of("sampler", sampling.sampler, SAMPLERS)
-    steps = sampling.num_inference_steps or {"ddpm": "250", "ddim": "50"}.get(sampling.sampler, "20")
+    if subject.pipeline is None:
+        sampler = one_of("sampler", sampling.sampler or "ddpm", SAMPLERS)
+    else:
+        sampler = sampling.sampler or default_sampler(subject.pipeline.scheduler)
+        check_sampler(sampler, subject.pipeline.scheduler)
+    steps = sampling.num_inference_steps or default_steps(sampler)
     cache = default_cache() if arguments.reference_cache is None else Path(arguments.reference_cache)
     return EvaluationSettings(
         num_images=arguments.num_images,
@@ -109,7 +129,7 @@ def _settings(arguments: EvaluationArguments, sampling: SamplingArguments) -> "E
         allow_few_images=arguments.allow_few_images,
         likelihood=arguments.likelihood,
         likelihood_images=arguments.likelihood_images,
-        sampler=sampling.sampler,
+        sampler=sampler,
         sampling=Sampling(
             seed=sampling.seed,
             batch_size=sampling.batch_size,

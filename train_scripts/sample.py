@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddpm_ext.training.argument_parser import ScriptArgumentParser
-from ddpm_ext.training.argument_rules import Count, CountOrZero, Group, NonNegative, Share, Text, Texts, flag
+from ddpm_ext.training.argument_rules import Count, CountOrZero, Group, NonNegative, Share, Switch, Text, Texts, flag
 from ddpm_ext.training.command_line import run_script
 
 
@@ -42,13 +42,18 @@ class SampleArguments(Group):
         None, "Classes, ids or names, taken in turn (default: all classes in turn).", metavar="CLASS"
     )
     guidance_scale: NonNegative = flag(1.0, "Classifier-free guidance; 1 is none.", metavar="W")
-    sampler: Text = flag("ddpm", "ddpm, ddim, dpmsolver++, unipc, heun, deis, euler, euler_ancestral or pndm.")
+    sampler: Text | None = flag(
+        None,
+        "ddpm (the default), ddim, dpmsolver++, unipc, heun, deis, euler, euler_ancestral or pndm; of flow matching"
+        " euler (the default), heun, dpmsolver++ or unipc.",
+    )
     num_inference_steps: Text | None = flag(
         None, "Steps (default: 250 for ddpm, 50 for ddim, else 20); for ddpm and ddim also 10,15,25 or ddim50."
     )
     eta: Share | None = flag(None, "DDIM's share of noise, 0 to 1.", metavar="ETA")
     seed: CountOrZero = flag(0, "Settles every image.")
     batch_size: Count = flag(64, "Images per forward pass and process; changes nothing but memory and speed.")
+    compile: Switch = flag(False, "torch.compile the network, which takes a minute: for thousands of images.")
 
 
 def main() -> None:
@@ -67,24 +72,28 @@ def main() -> None:
     from accelerate import Accelerator
     from diffusers.utils.logging import disable_progress_bar
 
+    from ddpm_ext.evaluation.compiled_network import compile_network
     from ddpm_ext.evaluation.generate import Sampling, generate
     from ddpm_ext.pipelines.loading import load_pipeline
-    from ddpm_ext.schedulers.samplers import make_sampler
+    from ddpm_ext.schedulers.samplers import default_sampler, default_steps, make_sampler
     from ddpm_ext.training.checkpoints import newest_pipeline
     from ddpm_ext.training.processes import check_processes, on_cpu, use_all_cores
 
     disable_progress_bar()  # of loading two small files
     pipeline = load_pipeline(newest_pipeline(arguments.model))
-    pipeline.scheduler = make_sampler(arguments.sampler, pipeline.scheduler)
+    sampler = arguments.sampler or default_sampler(pipeline.scheduler)
+    pipeline.scheduler = make_sampler(sampler, pipeline.scheduler)
     labels = _labels(pipeline, arguments)
     accelerator = Accelerator(cpu=on_cpu())
     check_processes()
     use_all_cores()
     pipeline.to(accelerator.device)
+    if arguments.compile:
+        compile_network(pipeline.unet)
     if arguments.compare is not None:
         _write_comparison(pipeline, labels, accelerator, arguments)
         return
-    steps = arguments.num_inference_steps or {"ddpm": "250", "ddim": "50"}.get(arguments.sampler, "20")
+    steps = arguments.num_inference_steps or default_steps(sampler)
     sampling = Sampling(
         seed=arguments.seed,
         batch_size=min(arguments.batch_size, -(-arguments.num_images // accelerator.num_processes)),

@@ -11,13 +11,13 @@ from ddpm_ext.training.command_line import parse, run_script
 def main() -> None:
     arguments = parse("class_conditional")
 
-    from dataclasses import asdict
-
     import torch
 
-    from ddpm_ext import ClassConditionalDDPMPipeline, ImprovedDDPMScheduler
+    from ddpm_ext import ClassConditionalDDPMPipeline
+    from ddpm_ext.schedulers.stock import process_of
     from ddpm_ext.training.building import (
         build_loss,
+        build_scheduler,
         build_timestep_sampler,
         build_unet,
         load_training_images,
@@ -29,10 +29,10 @@ def main() -> None:
     data = load_training_images(arguments)
     id2label = names_of_classes(data)
     unet = build_unet(arguments, data, num_classes=len(id2label))
-    scheduler = ImprovedDDPMScheduler(**asdict(arguments.process))
-    process, parameterization = scheduler.process, scheduler.parameterization
+    scheduler = build_scheduler(arguments)
+    process = process_of(scheduler)
     timesteps = build_timestep_sampler(arguments, process)
-    loss_of = build_loss(arguments, process, parameterization)
+    loss_of = build_loss(arguments, process)
 
     # 2. Ho & Salimans 2022, algorithm 1: some images are shown without their class.
     run = Run(arguments, unet, data, timesteps, lambda unet: ClassConditionalDDPMPipeline(unet, scheduler, id2label))

@@ -12,22 +12,27 @@ from ddpm_ext.training.command_line import parse, run_script
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse("points", argv)
 
-    from dataclasses import asdict
-
     import torch
 
-    from ddpm_ext import ImprovedDDPMScheduler, PointsDDPMPipeline
-    from ddpm_ext.training.building import build_loss, build_mlp, build_timestep_sampler, load_training_points
+    from ddpm_ext import PointsDDPMPipeline
+    from ddpm_ext.schedulers.stock import process_of
+    from ddpm_ext.training.building import (
+        build_loss,
+        build_mlp,
+        build_scheduler,
+        build_timestep_sampler,
+        load_training_points,
+    )
     from ddpm_ext.training.point_samples import POINTS, report_points
     from ddpm_ext.training.run import Run
 
     # 1. The points, the network, and the process that turns points into noise.
     data = load_training_points(arguments)
     unet = build_mlp(arguments, data)
-    scheduler = ImprovedDDPMScheduler(**asdict(arguments.process))
-    process, parameterization = scheduler.process, scheduler.parameterization
+    scheduler = build_scheduler(arguments)
+    process = process_of(scheduler)
     timesteps = build_timestep_sampler(arguments, process)
-    loss_of = build_loss(arguments, process, parameterization)
+    loss_of = build_loss(arguments, process)
 
     # 2. Ho et al. 2020, algorithm 1; some points are shown without their class, where classes are shown at all.
     run = Run(arguments, unet, data, timesteps, lambda unet: PointsDDPMPipeline(unet, scheduler), POINTS)

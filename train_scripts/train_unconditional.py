@@ -12,19 +12,24 @@ from ddpm_ext.training.command_line import parse, run_script
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse("unconditional", argv)
 
-    from dataclasses import asdict
-
-    from ddpm_ext import ImprovedDDPMPipeline, ImprovedDDPMScheduler
-    from ddpm_ext.training.building import build_loss, build_timestep_sampler, build_unet, load_training_images
+    from ddpm_ext import ImprovedDDPMPipeline
+    from ddpm_ext.schedulers.stock import process_of
+    from ddpm_ext.training.building import (
+        build_loss,
+        build_scheduler,
+        build_timestep_sampler,
+        build_unet,
+        load_training_images,
+    )
     from ddpm_ext.training.run import Run
 
     # 1. The images, the network, and the process that turns images into noise.
     data = load_training_images(arguments)
     unet = build_unet(arguments, data)
-    scheduler = ImprovedDDPMScheduler(**asdict(arguments.process))
-    process, parameterization = scheduler.process, scheduler.parameterization
+    scheduler = build_scheduler(arguments)
+    process = process_of(scheduler)
     timesteps = build_timestep_sampler(arguments, process)
-    loss_of = build_loss(arguments, process, parameterization)
+    loss_of = build_loss(arguments, process)
 
     # 2. Ho et al. 2020, algorithm 1.
     run = Run(arguments, unet, data, timesteps, lambda unet: ImprovedDDPMPipeline(unet, scheduler))

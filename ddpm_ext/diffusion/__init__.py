@@ -4,6 +4,7 @@ Nothing here knows of networks, files or diffusers: it needs torch (and numpy) a
 """
 
 from .distributions import Gaussian, discretized_log_likelihood, kl_divergence
+from .flow_matching import FlowMatching, LogitNormalTimes, UniformTimes
 from .likelihood import (
     BitsPerDim,
     BitsPerDimEstimate,
@@ -16,7 +17,7 @@ from .losses import P2, MinSNR, TrainingLoss, hybrid_loss, simple_loss, snr_weig
 from .noise_schedules import BETA_SCHEDULES, canonical_beta_schedule, make_betas, rescale_zero_terminal_snr
 from .parameterization import PREDICTION_TYPES, VARIANCE_TYPES, Parameterization, Reverse
 from .process import GaussianDiffusion
-from .timestep_samplers import LossSecondMomentTimesteps, UniformTimesteps
+from .timestep_samplers import LossSecondMomentTimesteps, TimestepSampler, UniformTimesteps
 
 
 __all__ = [
@@ -26,14 +27,18 @@ __all__ = [
     "BitsPerDim",
     "BitsPerDimEstimate",
     "FlowLikelihood",
+    "FlowMatching",
     "Gaussian",
     "GaussianDiffusion",
+    "LogitNormalTimes",
     "LossSecondMomentTimesteps",
     "MinSNR",
     "P2",
     "Parameterization",
     "Reverse",
+    "TimestepSampler",
     "TrainingLoss",
+    "UniformTimes",
     "UniformTimesteps",
     "canonical_beta_schedule",
     "discretized_log_likelihood",

@@ -4,8 +4,24 @@ A sampler turns uniform draws into timesteps by the inverse of its distribution 
 caller, so that the stream of randomness is the training loop's alone.
 """
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
+
+
+class TimestepSampler(Protocol):
+    """What a training loop asks of any of them."""
+
+    learns_from_losses: bool
+
+    def sample(self, u: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    def update(self, t: Tensor, losses: Tensor) -> None: ...
+
+    def state_dict(self) -> dict[str, Tensor]: ...
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
 
 
 class UniformTimesteps:

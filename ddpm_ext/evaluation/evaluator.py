@@ -146,14 +146,14 @@ class Evaluator:
         self, train: ImageData, held_out: ImageData, data_name: str, split: str
     ) -> tuple[list[Measurement], dict[str, Image.Image]]:
         """How near the samples are to `train`, the `split` of the data set, against images of `held_out`; with the gap
-        in bits/dim where there is a pipeline, and the pictures "nearest" and "nearest_distances"."""
+        in bits/dim where there is a bound, and the pictures "nearest" and "nearest_distances"."""
         samples, _ = self.samples(train)
         unseen = held_out.integers(choose(len(held_out), len(samples)))
         bar = self._bar("nearest training images")
         found = nearest_images(self.extractor, samples, train, unseen, self.accelerator, bar)
         data = _described(train, data_name, split)
         measurements, gap = [], None
-        if self.subject.pipeline is not None:
+        if self.subject.has_bound:
             (here, how), (there, _) = self._bits_per_dim(train), self._bits_per_dim(held_out)
             gap = bits_per_dim_gap(here, there)
             counts = {"training_images": len(here), "held_out_images": len(there)}

@@ -17,6 +17,7 @@ from ddpm_ext.diffusion import BitsPerDimEstimate, estimate_bits_per_dim, exact_
 from ddpm_ext.diffusion.likelihood import Predict
 from ddpm_ext.pipelines import ClassConditionalDDPMPipeline, ImprovedDDPMPipeline
 from ddpm_ext.randomness import generator_for
+from ddpm_ext.schedulers.flow_matching import is_flow_matching
 
 
 Measured = TypeVar("Measured")
@@ -28,6 +29,12 @@ def check_has_likelihood(data: TrainingData) -> None:
         raise ValueError(f"bits/dim are those of 8-bit images, which {data.noun} are not.")
     if data.max_value != 255:
         raise ValueError("bits/dim are those of 8-bit images: `preserve_input_precision` kept 16 bits of these.")
+
+
+def check_has_bound(pipeline: ImprovedDDPMPipeline) -> None:
+    """ValueError where `pipeline` is a model without the chain that the bound is summed over."""
+    if is_flow_matching(pipeline.scheduler):
+        raise ValueError("bits/dim are those of the variational bound, which a model of flow matching does not have.")
 
 
 def estimated_bits_per_dim(
@@ -82,6 +89,7 @@ def _of_batches(
     measure: Callable[[Predict, Tensor, torch.Generator], Measured],
 ) -> list[Measured]:
     """`measure(predict, x_0, generator)` of each batch, in their order; the processes share the batches."""
+    check_has_bound(pipeline)
     check_has_likelihood(data)
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator is not None else (0, 1)
     batches = indices.split(batch_size)

@@ -16,7 +16,8 @@ from torch import Tensor
 from ddpm_ext.data.images import ImageData
 from ddpm_ext.pipelines import ClassConditionalDDPMPipeline, ImprovedDDPMPipeline
 from ddpm_ext.pipelines.loading import load_pipeline
-from ddpm_ext.schedulers.stock import trained_scheduler
+from ddpm_ext.schedulers.flow_matching import is_flow_matching
+from ddpm_ext.schedulers.stock import scheduler_of_training
 
 from .features import weights_digest
 from .records import Protocol
@@ -48,6 +49,11 @@ class Subject:
     @property
     def is_class_conditional(self) -> bool:
         return isinstance(self.pipeline, ClassConditionalDDPMPipeline)
+
+    @property
+    def has_bound(self) -> bool:
+        """Whether bits/dim can be taken of it: of a pipeline, but not one of flow matching."""
+        return self.pipeline is not None and not is_flow_matching(self.pipeline.scheduler)
 
     def check_same_images(self, data: ImageData) -> None:
         """ValueError where `data` has images of another size or number of channels."""
@@ -88,7 +94,7 @@ def open_subject(model: str, weights: str = "saved") -> Subject:
             raise ValueError(f"`weights` is raw, but {model} holds samples: a pipeline is needed.")
         return _read_samples(Path(model))
     pipeline = load_pipeline(model)
-    pipeline.scheduler = trained_scheduler(pipeline.scheduler.config)
+    pipeline.scheduler = scheduler_of_training(pipeline.scheduler)
     config = _run_config(Path(model))
     described = {True: "EMA", False: "raw", None: "as saved"}[config.get("use_ema")]
     if weights == "raw" and described != "raw":

@@ -55,6 +55,11 @@ class Facts:
         return "images" if "sample_size" in self.unet else "points"
 
     @property
+    def is_flow_matching(self) -> bool:
+        """Whether it was trained by flow matching: its schedulers alone have a shift, others are told to follow it."""
+        return "shift" in self.scheduler or self.scheduler.get("prediction_type") == "flow_prediction"
+
+    @property
     def dataset(self) -> str:
         """What was trained on, as it was told: a name, or the name of a folder."""
         name, folder = self.configuration.get("dataset_name"), self.configuration.get("train_data_dir")
@@ -130,16 +135,15 @@ def _result(entry: object) -> Result | None:
 
 
 def _held_out(rows: list[dict[str, float]], configuration: dict[str, object]) -> list[Result]:
-    measured = [row for row in rows if "held_out_bits_per_dim" in row]
-    if not measured:
-        return []
-    last = measured[-1]
-    error = last["held_out_bits_per_dim_standard_error"]
-    protocol = (
-        f"variational bound, estimated (standard error {error:.3f}) on at most {configuration.get('eval_images')} "
-        f"images of the split '{configuration.get('test_split')}', after {last['step']:,} updates"
-    )
-    found = [Result("bits_per_dim", "bits/dim", round(last["held_out_bits_per_dim"], 3), protocol)]
+    measured = [row for row in rows if row.keys() & {"held_out_bits_per_dim", "held_out_fid"}]
+    last, found = measured[-1] if measured else {}, []
+    if "held_out_bits_per_dim" in last:
+        error = last["held_out_bits_per_dim_standard_error"]
+        protocol = (
+            f"variational bound, estimated (standard error {error:.3f}) on at most {configuration.get('eval_images')} "
+            f"images of the split '{configuration.get('test_split')}', after {last['step']:,} updates"
+        )
+        found.append(Result("bits_per_dim", "bits/dim", round(last["held_out_bits_per_dim"], 3), protocol))
     if "held_out_fid" in last:
         features = Path(str(configuration.get("eval_fid"))).name
         protocol = (

@@ -72,6 +72,7 @@ def _digest(text: str) -> str:
 
 def _card_data(facts: Facts, title: str, licence: str | None) -> ModelCardData:
     dataset = facts.configuration.get("dataset_name")
+    kind = ["flow-matching"] if facts.is_flow_matching else ["diffusion", "ddpm"]
     is_ours = facts.noun == "points" or dataset == "digits"
     is_on_hub = dataset is not None and not is_ours and not Path(str(dataset)).exists()
     results = [
@@ -90,7 +91,7 @@ def _card_data(facts: Facts, title: str, licence: str | None) -> ModelCardData:
         license=licence,
         library_name="diffusers",
         pipeline_tag=_TASKS[facts.noun] if facts.noun == "images" else None,
-        tags=["ddpm_ext", "diffusion", "ddpm"] + (["class-conditional"] if facts.class_names else []),
+        tags=["ddpm_ext", *kind] + (["class-conditional"] if facts.class_names else []),
         datasets=[str(dataset)] if is_on_hub else None,
         model_name=title,
         eval_results=results or None,

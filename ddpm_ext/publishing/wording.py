@@ -19,13 +19,19 @@ _SCHEDULES = {"squaredcos_cap_v2": "cosine", "scaled_linear": "quadratic"}
 
 
 def what_it_is(facts: Facts) -> str:
-    """Samples, network, prediction, variance and process, in two sentences."""
+    """Samples, network, what it predicts and the process, in two sentences."""
     classes = len(facts.class_names) or (facts.unet.get("num_class_embeds") or 1) - 1  # the last is "no class"
     kind = f"class-conditional, {classes} classes" if classes else "unconditional"
-    schedule = facts.scheduler["beta_schedule"]
     parameters = facts.num_parameters
     network = _NETWORKS.get(facts.unet.get("_class_name"), "A U-Net")
     network += f" of {parameters:,} parameters" if parameters else ""
+    if facts.is_flow_matching:
+        return (
+            f"A flow-matching model {_space(facts)} ({kind}). {network} predicts the velocity of the straight path "
+            f"from {facts.noun} to noise, and is told the place on it as 0 to "
+            f"{facts.scheduler['num_train_timesteps']:,}."
+        )
+    schedule = facts.scheduler["beta_schedule"]
     prediction = _PREDICTIONS.get(facts.scheduler["prediction_type"], facts.scheduler["prediction_type"])
     variance = _VARIANCES.get(facts.scheduler["variance_type"], facts.scheduler["variance_type"])
     return (
@@ -55,6 +61,7 @@ def grid_caption(facts: Facts) -> str:
 def usage(facts: Facts, where: str) -> str:
     """The lines of Python that load the model from `where`, a folder or a repository, and sample from it."""
     labels = json.dumps(facts.class_names[:2], ensure_ascii=False)
+    steps = 50 if facts.is_flow_matching else 100
     few = "num_points=1000" if facts.noun == "points" else "batch_size=4"
     argument = f"class_labels={labels}, guidance_scale=1.5" if facts.class_names else few
     return "\n".join(
@@ -63,17 +70,17 @@ def usage(facts: Facts, where: str) -> str:
             "from diffusers import DiffusionPipeline",
             "",
             f'pipe = DiffusionPipeline.from_pretrained("{where}")',
-            f"{facts.noun} = pipe({argument}, num_inference_steps=100).{facts.noun}",
+            f"{facts.noun} = pipe({argument}, num_inference_steps={steps}).{facts.noun}",
         ]
     )
 
 
 def usage_note(facts: Facts) -> str:
     """What to know besides: other samplers, and the names of the classes."""
-    note = (
-        "Any sampler of diffusers works: "
-        "`pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)`, for one."
-    )
+    samplers = "Any sampler of diffusers works"
+    if facts.is_flow_matching:
+        samplers = "`FlowMatchHeunDiscreteScheduler`, DPM-Solver++ and UniPC work too"
+    note = f"{samplers}: `pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)`, for one."
     if facts.class_names:
         shown = ", ".join(facts.class_names[:20]) + (", ..." if len(facts.class_names) > 20 else "")
         note += f" Classes: {shown}."

@@ -33,11 +33,12 @@ class Choices:
 
 def make_report(subject: Subject, choices: Choices) -> str:
     """The report as HTML; ValueError where `dataset_name` cannot be read or the model has no guidance."""
-    steps = choices.num_inference_steps or min(50, subject.scheduler.process.num_timesteps)
+    steps = choices.num_inference_steps or min(50, subject.process.num_timesteps)
     sampling = Sampling(choices.seed, choices.batch_size, steps, choices.guidance_scale)
     guided = f", guidance {choices.guidance_scale:g}" if subject.class_names else ""
-    how = f"DDIM, {steps} steps{guided}, seed {choices.seed}"
-    subject.pipeline.scheduler = make_sampler("ddim", subject.pipeline.scheduler)
+    sampler, name = ("euler", "Euler") if subject.facts.is_flow_matching else ("ddim", "DDIM")
+    how = f"{name}, {steps} steps{guided}, seed {choices.seed}"
+    subject.pipeline.scheduler = make_sampler(sampler, subject.pipeline.scheduler)
     measured = process(subject, choices.dataset_name, choices.seed)
     drawn = [samples(subject, choices.num_images, sampling, how), denoising(subject, sampling, how)]
     return render(subject, [*drawn, training_course(subject), results(subject), *measured, Section("use", "Use")])

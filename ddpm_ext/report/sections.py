@@ -153,9 +153,12 @@ def results(subject: Subject) -> Section:
 
 
 def process(subject: Subject, dataset_name: str | None, seed: int) -> list[Section]:
-    """The schedule, real images on their way to noise, and what the network makes of each step."""
-    own = subject.scheduler.process
-    forward = Section("process", "The way to noise", pictures=[_schedule(subject, own)])
+    """The schedule, real images on their way to noise, and what the network makes of each step; of flow matching,
+    which has neither schedule nor bound, the second alone."""
+    own = subject.process
+    forward = Section("process", "The way to noise")
+    if isinstance(own, GaussianDiffusion):
+        forward.pictures.append(_schedule(subject, own))
     try:
         images = load_real_images(subject, dataset_name)
     except ValueError as error:
@@ -164,6 +167,8 @@ def process(subject: Subject, dataset_name: str | None, seed: int) -> list[Secti
         forward.words.append(f"No real images are shown. {error}")
         return [forward]
     forward.pictures.append(_strip(subject, images, seed))
+    if not isinstance(own, GaussianDiffusion):
+        return [forward]
     steps = measure_steps(subject, images, seed)
     words = f"Measured on {images.source}, at {len(steps.timesteps)} of the {own.num_timesteps:,} timesteps."
     return [forward, Section("steps", "Step by step", [words], _step_pictures(subject, steps))]
@@ -183,12 +188,12 @@ def _schedule(subject: Subject, own: GaussianDiffusion) -> Picture:
 
 
 def _strip(subject: Subject, images: RealImages, seed: int) -> Picture:
-    last, count = subject.scheduler.process.num_timesteps - 1, images_side_by_side(subject.pipeline, 10) - 2
+    last, count = subject.process.num_timesteps - 1, images_side_by_side(subject.pipeline, 10) - 2
     timesteps = torch.linspace(0, last, max(2, count) + 1).round().long()[1:].unique().tolist()
     few = images.x_0[:3]
     noise = torch.randn(few.shape, generator=torch.Generator().manual_seed(seed)).to(few.device)
     labels = None if images.labels is None else images.labels[:3]
-    strip = forward_strip(subject.scheduler.process, few, noise, timesteps, x_0_predictor(subject, labels))
+    strip = forward_strip(subject.process, few, noise, timesteps, x_0_predictor(subject, labels))
     return image(
         strip,
         "Real images on their way to noise, and below each the x₀ that the network predicts from it at once.",

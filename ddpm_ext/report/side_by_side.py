@@ -11,7 +11,7 @@ from PIL import Image
 
 from ddpm_ext.evaluation.generate import Sampling, generate
 from ddpm_ext.publishing.facts import Facts
-from ddpm_ext.training.arguments import ClassConditionalLoggingArguments
+from ddpm_ext.training.logging_arguments import ClassConditionalLoggingArguments
 from ddpm_ext.visualization import labelled_grid, metric_curves, opaque_image, smoothed
 
 from .subject import Subject

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ddpm_ext.diffusion import FlowMatching
 from ddpm_ext.diffusion.losses import bound_term_bpd, simple_loss
 from ddpm_ext.diffusion.parameterization import clip_to, variance_fraction
 from ddpm_ext.randomness import generator_for
@@ -38,11 +39,13 @@ def network_of(subject: Subject, labels: Tensor | None) -> Callable[[Tensor, Ten
 
 def x_0_predictor(subject: Subject, labels: Tensor | None) -> Callable[[Tensor, Tensor], Tensor]:
     """The x_0 that the network predicts from x_t at t, clipped as in sampling."""
-    scheduler, network = subject.scheduler, network_of(subject, labels)
+    scheduler, process, network = subject.scheduler, subject.process, network_of(subject, labels)
 
     @torch.no_grad()
     def predict(x_t: Tensor, t: Tensor) -> Tensor:
-        reverse = scheduler.parameterization.reverse(scheduler.process, network(x_t, t), x_t, t, scheduler.clip)
+        if isinstance(process, FlowMatching):
+            return process.predict_x_0(network(x_t, t), x_t, t)
+        reverse = scheduler.parameterization.reverse(process, network(x_t, t), x_t, t, scheduler.clip)
         return reverse.x_0
 
     return predict

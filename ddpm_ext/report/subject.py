@@ -4,15 +4,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 from huggingface_hub import snapshot_download
 from torch import Tensor
 
 from ddpm_ext.data.images import load_images, to_unit_range
+from ddpm_ext.diffusion import FlowMatching, GaussianDiffusion
 from ddpm_ext.pipelines import ClassConditionalDDPMPipeline, ImprovedDDPMPipeline
 from ddpm_ext.pipelines.loading import load_pipeline
 from ddpm_ext.publishing.facts import Facts, read_facts
 from ddpm_ext.schedulers.scheduling_improved_ddpm import ImprovedDDPMScheduler
-from ddpm_ext.schedulers.stock import trained_scheduler
+from ddpm_ext.schedulers.stock import process_of, scheduler_of_training
 from ddpm_ext.training.checkpoints import newest_pipeline
 
 
@@ -41,9 +43,14 @@ class Subject:
         return str(self.facts.folder) if Path(self.name).exists() else self.name
 
     @property
-    def scheduler(self) -> ImprovedDDPMScheduler:
+    def scheduler(self) -> ImprovedDDPMScheduler | FlowMatchEulerDiscreteScheduler:
         """The one that the model was trained with."""
-        return trained_scheduler(self.pipeline.scheduler.config)
+        return scheduler_of_training(self.pipeline.scheduler)
+
+    @property
+    def process(self) -> GaussianDiffusion | FlowMatching:
+        """How noise was added in training."""
+        return process_of(self.pipeline.scheduler)
 
     @property
     def class_names(self) -> list[str]:
@@ -70,7 +77,7 @@ def open_subject(model: str) -> Subject:
     except (OSError, ValueError) as error:
         raise ValueError(f"`model` is {model}, of which a file cannot be read: {error}.") from error
     # Configs of stock models leave out what is at its default, and classes may have no names; the pipeline knows all.
-    scheduler, unet = dict(trained_scheduler(pipeline.scheduler.config).config), dict(pipeline.unet.config)
+    scheduler, unet = dict(scheduler_of_training(pipeline.scheduler).config), dict(pipeline.unet.config)
     subject = Subject(model, folder, replace(facts, unet=unet, scheduler=scheduler), pipeline)
     index = {**facts.index, "id2label": dict(enumerate(subject.class_names))}
     return replace(subject, facts=replace(subject.facts, index=index))

@@ -17,6 +17,7 @@ from diffusers import (
     DDIMScheduler,
     DDPMParallelScheduler,
     DDPMScheduler,
+    FlowMatchEulerDiscreteScheduler,
     KDPM2AncestralDiscreteScheduler,
     KDPM2DiscreteScheduler,
     PNDMScheduler,
@@ -25,17 +26,22 @@ from diffusers import (
 from diffusers.schedulers.scheduling_ddpm import DDPMSchedulerOutput
 from torch import Tensor
 
+from ..diffusion.flow_matching import FlowMatching
 from ..diffusion.parameterization import predict_epsilon, predict_velocity
 from ..diffusion.process import GaussianDiffusion
+from .flow_matching import FlowSampler, flow_scheduler, is_flow_matching
 from .scheduling_improved_ddpm import ImprovedDDPMScheduler
 
 
 # Just above the end of the linear schedule of Ho et al. 2020, 157: there, data in [-1, 1] leave no trace in the noise.
 _LARGEST_SIGMA = 160.0
 
+# The first three are done before a stock scheduler sees anything; the last is for models of another kind.
+_NOT_FOR_STOCK = {"variance_type": None, "thresholding": False, "clip_sample": False, "use_flow_sigmas": False}
+
 
 def trained_scheduler(config: Mapping[str, object]) -> ImprovedDDPMScheduler:
-    """The scheduler a model was trained with, from the config of any scheduler made from it by `from_config`."""
+    """The scheduler that a DDPM was trained with, from the config of any made from it by `from_config`."""
     known = inspect.signature(ImprovedDDPMScheduler.__init__).parameters
     arguments = {name: config[name] for name in known if name in config}
     arguments["steps_offset"] = 0
@@ -44,14 +50,29 @@ def trained_scheduler(config: Mapping[str, object]) -> ImprovedDDPMScheduler:
     return ImprovedDDPMScheduler(**arguments)
 
 
-def sampler_for(scheduler: SchedulerMixin) -> "ImprovedDDPMScheduler | StockSampler":
-    """What a sampling loop of ours steps through for `scheduler`: ours itself, or a stock one that is handed x_0.
+def scheduler_of_training(scheduler: SchedulerMixin) -> ImprovedDDPMScheduler | FlowMatchEulerDiscreteScheduler:
+    """The scheduler that a model is saved with, of whatever objective, from any made from it by `from_config`."""
+    return flow_scheduler(scheduler.config) if is_flow_matching(scheduler) else trained_scheduler(scheduler.config)
+
+
+def process_of(scheduler: SchedulerMixin) -> GaussianDiffusion | FlowMatching:
+    """How noise was added in the training of the model that `scheduler` belongs to."""
+    if is_flow_matching(scheduler):
+        return FlowMatching(scheduler.config.num_train_timesteps)
+    return scheduler.process if hasattr(scheduler, "process") else trained_scheduler(scheduler.config).process
+
+
+def sampler_for(scheduler: SchedulerMixin) -> "ImprovedDDPMScheduler | StockSampler | FlowSampler":
+    """What a sampling loop of ours steps through for `scheduler`: ours itself, or a stock one that is handed x_0 (of
+    a model of flow matching, its velocity).
 
     Stock DDPM and DDIM are replaced by ours of the same config, which do what they mean to do: theirs return NaN for
     some variance types, and step between wrong timesteps where the number of steps does not divide the chain.
     """
     if hasattr(scheduler, "network_timestep"):  # ours, or the copy of it in a folder with code, which is another class
         return scheduler
+    if is_flow_matching(scheduler):
+        return FlowSampler(scheduler)
     if isinstance(scheduler, DDPMScheduler | DDPMParallelScheduler):
         return trained_scheduler(scheduler.config)
     if isinstance(scheduler, DDIMScheduler | DDIMParallelScheduler):
@@ -99,8 +120,8 @@ class StockSampler:
         self.scheduler = copy.deepcopy(scheduler)
         self._language = "epsilon" if isinstance(scheduler, PNDMScheduler) else "v_prediction"
         self.scheduler.register_to_config(prediction_type=self._language)
-        for name, nothing in (("variance_type", None), ("thresholding", False), ("clip_sample", False)):
-            if name in self.scheduler.config:  # all three are done here, before the stock scheduler sees anything
+        for name, nothing in _NOT_FOR_STOCK.items():
+            if name in self.scheduler.config:
                 self.scheduler.register_to_config(**{name: nothing})
         if isinstance(scheduler, PNDMScheduler):
             # Its Runge-Kutta start averages noise where it amplifies it most, and its steps are T // K long: those of

@@ -16,6 +16,7 @@ from ..diffusion.parameterization import Parameterization, ddim_distribution
 from ..diffusion.respacing import space_timesteps
 from ..models import is_stock
 from ..schedulers import ImprovedDDPMScheduler
+from ..schedulers.flow_matching import is_flow_matching
 from ..schedulers.stock import trained_scheduler
 
 
@@ -64,6 +65,11 @@ def to_plain_diffusers(pipeline: DiffusionPipeline, class_label: int | str | Non
 
 def _trained(scheduler: SchedulerMixin) -> ImprovedDDPMScheduler:
     """The scheduler that the model was trained with, if stock ones can stand for it."""
+    if is_flow_matching(scheduler):
+        raise ValueError(
+            "`format` is 'diffusers', but the model was trained by flow matching, which a DDPMPipeline cannot sample "
+            "from: 'self_contained' is accepted."
+        )
     if "beta_schedule" not in scheduler.config:
         raise ValueError(
             f"`format` is 'diffusers', but {type(scheduler).__name__} has no noise schedule of betas, which a "

@@ -26,6 +26,7 @@ from .argument_rules import (
 )
 from .logging_arguments import LoggingArguments
 from .model_arguments import ModelArguments
+from .objectives import check_objective
 
 
 if TYPE_CHECKING:
@@ -139,6 +140,11 @@ class TrainingArguments(Group):
     num_epochs: Count = flag(100, "Passes over the data; not used where max_train_steps is given.")
     train_batch_size: Count = flag(16, "Samples per process and forward pass.")
     gradient_accumulation_steps: Count = flag(1, "Forward passes per update: multiplies the batch, not the memory.")
+    objective: Literal["ddpm", "flow_matching"] = flag(
+        "ddpm",
+        "What is learned: to take noise away step by step, or the velocity of the straight path from noise to data"
+        " (Lipman et al. 2023). Noise schedules, predictors, variances, bounds and their losses are ddpm's alone.",
+    )
     loss: Literal["simple", "hybrid", "vlb"] | None = flag(
         None,
         "Squared error; squared error plus vlb_weight times the variational bound, which is what teaches a learned"
@@ -153,10 +159,10 @@ class TrainingArguments(Group):
     min_snr_gamma: Positive = flag(5.0, "Where min-SNR stops growing.", metavar="GAMMA")
     p2_gamma: NonNegative = flag(1.0, "P2's exponent ...", metavar="GAMMA")
     p2_k: Positive = flag(1.0, "... and the constant added to the SNR.", metavar="K")
-    timestep_sampler: Literal["uniform", "loss_second_moment"] = flag(
+    timestep_sampler: Literal["uniform", "loss_second_moment", "logit_normal"] = flag(
         "uniform",
-        "Which timesteps are looked at: all alike, or those whose loss varies most more often (Nichol & Dhariwal"
-        " 2021), for the vlb loss.",
+        "Which timesteps are looked at: all alike, those whose loss varies most more often (Nichol & Dhariwal 2021),"
+        " for the vlb loss, or the middle ones more often (Esser et al. 2024), for flow_matching.",
     )
     learning_rate: Positive = flag(1e-4, "AdamW's learning rate once warm-up is over.", metavar="RATE")
     lr_scheduler: Literal[
@@ -184,6 +190,11 @@ class TrainingArguments(Group):
     )
     mixed_precision: Literal["no", "fp16", "bf16"] | None = flag(
         None, "Precision of the network alone; noise and loss stay float32 (default: what `accelerate` is set to)."
+    )
+    compile: Literal["auto", "always", "never"] = flag(
+        "auto",
+        "torch.compile the network: auto tries it where the run is long enough to win back the time that it takes, and"
+        " keeps what is faster.",
     )
     checkpointing_steps: Count = flag(
         500, "Updates between two checkpoints that training can resume from.", metavar="STEPS"
@@ -223,6 +234,7 @@ class Arguments:
     logging: LoggingArguments
 
     def __post_init__(self) -> None:
+        check_objective(self)
         timesteps, steps = self.process.num_train_timesteps, self.logging.num_inference_steps
         if steps is not None and steps > timesteps:
             raise ValueError(

@@ -43,6 +43,7 @@ class BestPipeline:
 
         One of a later step is not: the run comes to that step again. Nor is one that was measured otherwise.
         """
+        shutil.rmtree(self._partial, ignore_errors=True)
         if self._former.exists() and not self.folder.exists():
             os.replace(self._former, self.folder)
         try:

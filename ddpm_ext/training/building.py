@@ -1,17 +1,25 @@
-"""The data set, the network and the loss that a script's arguments describe."""
+"""The data set, the network, the process and the loss that a script's arguments describe."""
+
+from collections.abc import Callable
+from dataclasses import asdict
 
 import torch
-from diffusers import ModelMixin, UNet2DModel
+from diffusers import FlowMatchEulerDiscreteScheduler, ModelMixin, UNet2DModel
+from torch import Tensor
 
 from ddpm_ext.data.images import ImageData, load_images
 from ddpm_ext.data.points import PointData, load_points
 from ddpm_ext.diffusion import (
     P2,
+    FlowMatching,
     GaussianDiffusion,
+    LogitNormalTimes,
     LossSecondMomentTimesteps,
     MinSNR,
     Parameterization,
+    TimestepSampler,
     TrainingLoss,
+    UniformTimes,
     UniformTimesteps,
 )
 from ddpm_ext.models import (
@@ -24,6 +32,8 @@ from ddpm_ext.models import (
     unet_config,
     zero_initialize,
 )
+from ddpm_ext.schedulers import ImprovedDDPMScheduler
+from ddpm_ext.schedulers.flow_matching import flow_scheduler
 
 from .arguments import Arguments
 from .model_arguments import ModelArguments
@@ -150,8 +160,19 @@ def _small_config(model: ModelArguments, channels: int, outputs: int, num_classe
     return config if widths is None else config | {"hidden_channels": widths[0]}
 
 
-def build_loss(arguments: Arguments, process: GaussianDiffusion, parameterization: Parameterization) -> TrainingLoss:
-    """The loss that is minimised."""
+def build_scheduler(arguments: Arguments) -> ImprovedDDPMScheduler | FlowMatchEulerDiscreteScheduler:
+    """The scheduler that the model is saved with; `process_of` it is what training adds noise by."""
+    if arguments.training.objective == "flow_matching":
+        return flow_scheduler({"num_train_timesteps": arguments.process.num_train_timesteps})
+    return ImprovedDDPMScheduler(**asdict(arguments.process))
+
+
+def build_loss(
+    arguments: Arguments, process: GaussianDiffusion | FlowMatching
+) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]:
+    """The loss that is minimised, of (model_output, x_0, x_t, noise, t): (B,)."""
+    if isinstance(process, FlowMatching):
+        return process.loss
     training = arguments.training
     weightings = {
         "none": None,
@@ -159,14 +180,15 @@ def build_loss(arguments: Arguments, process: GaussianDiffusion, parameterizatio
         "p2": P2(training.p2_gamma, training.p2_k),
     }
     weighting = weightings[training.loss_weighting]
+    parameterization = Parameterization(arguments.process.prediction_type, arguments.process.variance_type)
     return TrainingLoss(process, parameterization, training.loss, training.vlb_weight, weighting)
 
 
-def build_timestep_sampler(
-    arguments: Arguments, process: GaussianDiffusion
-) -> UniformTimesteps | LossSecondMomentTimesteps:
+def build_timestep_sampler(arguments: Arguments, process: GaussianDiffusion | FlowMatching) -> TimestepSampler:
     """What chooses the timesteps of a batch."""
     samplers = {"uniform": UniformTimesteps, "loss_second_moment": LossSecondMomentTimesteps}
+    if isinstance(process, FlowMatching):
+        samplers = {"uniform": UniformTimes, "logit_normal": LogitNormalTimes}
     return samplers[arguments.training.timestep_sampler](process.num_timesteps)
 
 

@@ -44,6 +44,13 @@ def find_checkpoint(folder: Path, which: str) -> Path:
     )
 
 
+def chosen_checkpoint(folder: Path, resume: bool, resume_from_checkpoint: str | None) -> Path | None:
+    """The checkpoint that a run goes on from; None where it starts anew."""
+    if resume_from_checkpoint is not None:
+        return find_checkpoint(folder, resume_from_checkpoint)
+    return find_checkpoint(folder, "latest") if resume and list_checkpoints(folder) else None
+
+
 def newest_pipeline(model: str) -> str:
     """The folder of a run's pipeline: its root or, where it has none yet, its newest checkpoint.
 
@@ -106,7 +113,7 @@ def read_whole(checkpoint: Path) -> Iterator[None]:
 def check_same_run(checkpoint: Path, identity: Mapping[str, object], global_batch: GlobalBatch) -> dict[str, object]:
     """What `checkpoint` says of its run; ValueError where that differs from this one in what `identity` names."""
     try:
-        saved = json.loads((checkpoint / "state" / "run.json").read_text())
+        saved = {"objective": "ddpm", **json.loads((checkpoint / "state" / "run.json").read_text())}
     except (OSError, ValueError):
         raise ValueError(
             f"`resume_from_checkpoint` is {checkpoint}, which is no checkpoint: its state/run.json cannot be read."

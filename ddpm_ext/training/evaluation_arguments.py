@@ -51,7 +51,11 @@ class EvaluationArguments(Group):
 class SamplingArguments(Group):
     _argument_group_name = "How to sample"
 
-    sampler: Text = flag("ddpm", "ddpm, ddim, dpmsolver++, unipc, heun, deis, euler, euler_ancestral or pndm.")
+    sampler: Text | None = flag(
+        None,
+        "ddpm (the default), ddim, dpmsolver++, unipc, heun, deis, euler, euler_ancestral or pndm; of flow matching"
+        " euler (the default), heun, dpmsolver++ or unipc.",
+    )
     num_inference_steps: Text | None = flag(
         None, "Steps (default: 250 for ddpm, 50 for ddim, else 20); for ddpm and ddim also 10,15,25 or ddim50."
     )

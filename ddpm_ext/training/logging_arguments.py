@@ -30,7 +30,7 @@ class LoggingArguments(Group):
     eval_batch_size: Count = flag(16, "Images in a grid of samples.")
     num_inference_steps: Count | None = flag(
         None,
-        "Sampling steps for those images (default: 1000, or num_train_timesteps if that is fewer).",
+        "Sampling steps for those images (default: 1000, for flow_matching 50, at most num_train_timesteps).",
         metavar="STEPS",
         alias="--ddpm_num_inference_steps",
     )
@@ -47,6 +47,12 @@ class LoggingArguments(Group):
     eval_fid_images: Count = flag(1000, "Samples for it, drawn in num_inference_steps.")
     keep_best: Literal["bits_per_dim", "fid"] | None = flag(
         None, "Keep in best/ the pipeline that had the lowest value at these steps, besides the last one."
+    )
+    profile: Count | None = flag(
+        None,
+        "Profile so many steps, once the first ones are done: profile/profile.md says where their time goes,"
+        " profile/trace.json has every call.",
+        metavar="STEPS",
     )
     push_to_hub: Switch = flag(False, "Upload the pipeline and its card when it is saved, beside the training.")
     hub_token: Text | None = flag(

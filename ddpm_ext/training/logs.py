@@ -126,6 +126,11 @@ class Logs:
         """Says `sentence` above the bar."""
         tqdm.write(f"warning: {sentence}.")
 
+    def say(self, sentence: str) -> None:
+        """Says `sentence` above the bar, of the main process alone."""
+        if self.accelerator.is_main_process:
+            tqdm.write(f"note: {sentence}.")
+
     def draw_losses(self) -> None:
         """Writes `loss.png`."""
         rows = [row for row in self.history if "loss" in row]

@@ -33,11 +33,12 @@ class LossRecord:
         """
         losses = torch.cat([loss for update in self._updates for loss, _ in update]).double()
         timesteps = torch.cat([t for update in self._updates for _, t in update])
+        timesteps = timesteps.long().clamp(max=self.num_timesteps - 1)  # those of flow matching need not be whole
         per_sample = torch.stack([losses, torch.ones_like(losses)], dim=1)
         if self._by_timestep is None:
             self._by_timestep = torch.zeros(self.num_timesteps, 2, dtype=losses.dtype, device=losses.device)
         self._by_timestep.index_add_(0, timesteps, per_sample)
-        quarters = (timesteps * 4 // self.num_timesteps).clamp(max=3)
+        quarters = timesteps * 4 // self.num_timesteps
         sums = torch.zeros(4, 2, dtype=torch.float64, device=losses.device)
         sums.index_add_(0, quarters, per_sample)
         sums = accelerator.reduce(sums, "sum").tolist()

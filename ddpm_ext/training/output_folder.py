@@ -36,6 +36,7 @@ _OF_A_RUN = (
     "evaluation",
     "best",
     ".former-best",
+    "profile",
     "trajectory.gif",
     "trajectory.png",
     "forward.gif",

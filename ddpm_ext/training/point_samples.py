@@ -6,12 +6,13 @@ from PIL import Image
 from torch import Tensor
 
 from ddpm_ext.data.points import load_points
-from ddpm_ext.diffusion import GaussianDiffusion
+from ddpm_ext.diffusion import FlowMatching, GaussianDiffusion
 from ddpm_ext.evaluation.estimates import Estimate
 from ddpm_ext.evaluation.point_metrics import chamfer_distance, energy_distance
 from ddpm_ext.evaluation.records import Measurement, write_measurements
 from ddpm_ext.pipelines import PointsDDPMPipeline
 from ddpm_ext.randomness import generator_for
+from ddpm_ext.schedulers.stock import process_of
 from ddpm_ext.visualization import (
     Trajectory,
     TrajectoryRecorder,
@@ -95,7 +96,9 @@ def report_points(run: Run) -> None:
         return
     fresh = fresh_points(arguments)
     known = run.data.points[: len(fresh)]
-    states, labels = _diffused(known, pipeline.scheduler.process, arguments.training.seed)
+    process = process_of(pipeline.scheduler)
+    on_the_way = _moved if isinstance(process, FlowMatching) else _diffused
+    states, labels = on_the_way(known, process, arguments.training.seed)
     chosen = [len(states) - 1 - place for place in reversed(telling_moments(len(states)))]
     _moments(states, labels, chosen).save(folder / "forward.png")
     (folder / "forward.gif").write_bytes(as_gif(_frames(states, labels)))
@@ -132,6 +135,13 @@ def _diffused(x_0: Tensor, process: GaussianDiffusion, seed: int) -> tuple[Tenso
     for row in range(chain.num_timesteps):
         states.append(chain.diffuse(states[-1], torch.randn(x_0.shape, generator=generator), row))
     return torch.stack(states), ["data", *(f"t = {t}" for t in chain.timesteps.tolist())]
+
+
+def _moved(x_0: Tensor, path: FlowMatching, seed: int) -> tuple[Tensor, list[str]]:
+    """The same on straight lines, each to a noise of its own."""
+    noise = torch.randn(x_0.shape, generator=generator_for(seed, "diffusing points", 0))
+    times = torch.linspace(0, path.num_timesteps, _FRAMES + 1).tolist()
+    return torch.stack([path.add_noise(x_0, noise, t) for t in times]), ["data", *(f"t = {t:.0f}" for t in times[1:])]
 
 
 def _moments(states: Tensor, labels: list[str], chosen: list[int], reference: Tensor | None = None) -> Image.Image:

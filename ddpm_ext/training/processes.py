@@ -55,3 +55,15 @@ def use_all_cores() -> None:
     if PartialState().device.type == "cpu" and launched and os.environ.get("OMP_NUM_THREADS") == "1":
         here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // here))
+
+
+def use_tensor_cores() -> None:
+    """Lets an NVIDIA GPU multiply float32 matrices in TF32, as it does convolutions; call it after `Accelerator()`.
+
+    Nothing but the network multiplies matrices there; features of images are computed without it.
+    """
+    import torch
+    from accelerate import PartialState
+
+    if PartialState().device.type == "cuda":
+        torch.set_float32_matmul_precision("high")

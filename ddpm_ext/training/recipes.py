@@ -14,6 +14,7 @@ import yaml
 
 from .argument_rules import unknown_argument
 from .arguments import Arguments
+from .objectives import OF_DDPM_ALONE
 
 
 # About one start of a run, not about what was trained, and a secret: none of them belongs in a recipe made from a run.
@@ -21,9 +22,11 @@ _NOT_IN_A_RECIPE = ("hub_token", "overwrite_output_dir", "resume", "resume_from_
 
 
 def flatten(arguments: Arguments) -> dict[str, bool | int | float | str | list[int] | None]:
-    """Every argument by its flag's name, but neither the Hub token nor how this start of the run came about."""
+    """Every argument that means something, by its flag's name, but neither the Hub token nor how this start of the run
+    came about."""
     groups = asdict(arguments).values()
-    return {name: value for group in groups for name, value in group.items() if name not in _NOT_IN_A_RECIPE}
+    left_out = (*_NOT_IN_A_RECIPE, *(OF_DDPM_ALONE if arguments.training.objective != "ddpm" else ()))
+    return {name: value for group in groups for name, value in group.items() if name not in left_out}
 
 
 def to_yaml(arguments: Arguments) -> str:

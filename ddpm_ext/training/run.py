@@ -20,24 +20,23 @@ from accelerate import Accelerator
 from diffusers import ModelMixin
 from torch import Tensor
 
-from ddpm_ext.data.stores import Draw
 from ddpm_ext.data.training_data import TrainingData
-from ddpm_ext.diffusion import LossSecondMomentTimesteps, UniformTimesteps
+from ddpm_ext.diffusion import TimestepSampler
 from ddpm_ext.pipelines import ImprovedDDPMPipeline
 from ddpm_ext.publishing.model_card import write_model_card
-from ddpm_ext.randomness import Draws, seed_for
 
 from .arguments import Arguments
 from .checkpoints import (
     WRITE_ERRORS,
     check_same_network,
     check_same_run,
-    find_checkpoint,
+    chosen_checkpoint,
     list_checkpoints,
     read_whole,
     remove_oldest,
     written_whole,
 )
+from .compilation import Compilation
 from .evaluations import Evaluations
 from .global_batch import GlobalBatch
 from .interruption import INTERRUPTED, Interruption
@@ -52,18 +51,19 @@ from .output_folder import (
     upload_words,
     uploads_of,
 )
-from .processes import check_processes, on_cpu, use_all_cores
+from .processes import check_processes, on_cpu, use_all_cores, use_tensor_cores
 from .recipes import flatten, to_yaml
 from .samples import IMAGES, Pictures
 from .sharding import check_distribution
 from .state import TrainingState
+from .step_profile import StepProfile
+from .stream import Stream
 
 
 class Run:
     """A run of `arguments` that trains `unet` on `data`; `make_pipeline(unet)` is what is saved and sampled from.
 
-    `pictures` show its samples. `network` is the prepared network to call; `random` the draws of the batch at hand;
-    `step` the number of updates done.
+    `pictures` show its samples. `random` are the draws of the batch at hand.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Run:
         arguments: Arguments,
         unet: ModelMixin,
         data: TrainingData,
-        timesteps: UniformTimesteps | LossSecondMomentTimesteps,
+        timesteps: TimestepSampler,
         make_pipeline: Callable[[ModelMixin], ImprovedDDPMPipeline],
         pictures: Pictures = IMAGES,
     ):
@@ -91,13 +91,16 @@ class Run:
         check_processes()
         check_distribution(self.accelerator)
         use_all_cores()
+        use_tensor_cores()
         global_batch = GlobalBatch(
             training.train_batch_size, self.accelerator.num_processes, training.gradient_accumulation_steps
         )
         self.global_batch_size = global_batch.size
         self.steps_per_epoch = max(1, round(len(data) / self.global_batch_size))
         self.total_steps = training.max_train_steps or training.num_epochs * self.steps_per_epoch
-        resume_from = self._checkpoint_to_resume()
+        resume_from = chosen_checkpoint(
+            self.output_dir / "checkpoints", training.resume, training.resume_from_checkpoint
+        )
         global_batch.check_fits(len(data), data.noun)
         self._losses = LossRecord(arguments.process.num_train_timesteps)
         self.logs = Logs(arguments.logging, self.accelerator, self.output_dir, data.noun)
@@ -107,7 +110,14 @@ class Run:
             arguments, data, self.accelerator, self.logs, self._losses, pictures, image_steps, self.total_steps
         )
         self.state = TrainingState(self.accelerator, unet, training, self.total_steps)
-        self._order = data.order(training.seed, self.global_batch_size)
+        self.compilation = Compilation(
+            self.state.network, training.compile, self.accelerator, self.total_steps, self.logs.say
+        )
+        usual_steps = self.total_steps - self.compilation.trial_steps
+        self.profile = StepProfile(
+            arguments.logging.profile, self.output_dir / "profile", self.accelerator, usual_steps, self.logs
+        )
+        self._stream = Stream(data, global_batch, training.seed, self.total_steps, self.accelerator)
         self._gradient_norm = torch.zeros(())
         self._seen: list[Tensor] = []
         self.uploads = uploads_of(arguments, self.logs.warn)
@@ -120,6 +130,7 @@ class Run:
                 self.state.load(resume_from)
                 history = torch.load(resume_from / "state" / "timesteps.pt", weights_only=True)
                 self.timesteps.load_state_dict(history)
+            self.compilation.resume(saved.get("compiled"))
         if self.accelerator.is_main_process:
             if not resuming:
                 clear_output_folder(self.output_dir)
@@ -129,9 +140,9 @@ class Run:
         self.accelerator.wait_for_everyone()
 
     @property
-    def network(self) -> torch.nn.Module:
-        """The network to call: in the precision of the run, and shared by its processes."""
-        return self.state.network
+    def network(self) -> Compilation:
+        """The network to call: in the precision of the run, shared by its processes, and compiled where that pays."""
+        return self.compilation
 
     @property
     def step(self) -> int:
@@ -151,39 +162,21 @@ class Run:
         if self.step == 0:
             self.evaluations.before(self.pipeline)
             self.logs.resume_clock()
-        self.network.train()
-        ahead = self._order.steps_ahead * self.arguments.training.gradient_accumulation_steps
-        batches = self.data.batches(self._plan(), self.accelerator.device, ahead)
-        with Interruption(self.accelerator) as interruption, self.logs.bar:
+        self.state.network.train()
+        stream = self._stream.batches(self.step)
+        with Interruption(self.accelerator) as interruption, self.logs.bar, self.profile:
             while self.step < self.total_steps:
-                for micro_batch in range(self.arguments.training.gradient_accumulation_steps):
-                    self.random = self._draws(self.step, micro_batch)
-                    self._seed_dropout()
-                    batch = self.data.augment(next(batches), self.random)
-                    with self.accelerator.accumulate(self.network):
+                self.compilation.step_begins()
+                for _ in range(self.arguments.training.gradient_accumulation_steps):
+                    self.profile.mark("data")
+                    self.random, batch = next(stream)
+                    self.profile.mark("forward")
+                    with self.accelerator.accumulate(self.state.network):
                         yield batch
+                self.compilation.step_ends(self.step)
                 self._after_update(stops=interruption.is_agreed(self.step))
-
-    def _draws(self, step: int, micro_batch: int) -> Draws:
-        """Process r's m-th batch takes the places (m * world + r) * B and the next B - 1 of the global batch."""
-        size = self.arguments.training.train_batch_size
-        first = (micro_batch * self.accelerator.num_processes + self.accelerator.process_index) * size
-        places = slice(first, first + size)
-        return Draws(self.arguments.training.seed, step, self.global_batch_size, places, self.accelerator.device)
-
-    def _seed_dropout(self) -> None:
-        """Dropout alone draws from torch's own generator, so its numbers depend on how the global batch is divided."""
-        seed = seed_for(self.arguments.training.seed, "dropout", self.step)
-        torch.manual_seed(seed + self.random.places.start)
-
-    def _plan(self) -> Iterator[Draw]:
-        """What the loader is to read, from the current step to the last."""
-        for step in range(self.step, self.total_steps):
-            for micro_batch in range(self.arguments.training.gradient_accumulation_steps):
-                draws = self._draws(step, micro_batch)
-                start = step * self.global_batch_size + draws.places.start
-                indices = self._order.indices(start, self.arguments.training.train_batch_size)
-                yield Draw(indices, draws.uniform("crop", 2))
+                if self.compilation.chosen is not None:  # while it tries, steps are not what they will be
+                    self.profile.step_ends()
 
     # ------------------------------------------------------------------ the update
 
@@ -192,13 +185,19 @@ class Run:
 
         The timestep sampler learns from the losses of the whole global batch, in its order, on every process.
         """
+        self.profile.mark("backward")
         loss = loss.to(torch.promote_types(loss.dtype, torch.float32))
         self._losses.add(loss, t, completes_update=self.accelerator.sync_gradients)
         if self.timesteps.learns_from_losses:
             self._seen.append(self.accelerator.gather(torch.stack([t.double(), loss.detach().double()], dim=1)))
         self.accelerator.backward((weight * loss).mean())
         if self.accelerator.sync_gradients:
+            self.profile.mark("optimizer")
             self._gradient_norm = self.state.update()
+            self.profile.mark("EMA")
+            self.state.average()
+        self.profile.mark("other")
+        if self.accelerator.sync_gradients:
             if self._seen:
                 seen = torch.cat(self._seen)
                 self.timesteps.update(seen[:, 0].long(), seen[:, 1])
@@ -219,7 +218,7 @@ class Run:
             self._exit_interrupted()
         has_looked = self.evaluations.after(self.step, self.pipeline)
         if has_looked:
-            self.network.train()
+            self.state.network.train()
         if self.step % (logging.save_model_epochs * self.steps_per_epoch) == 0 and not last:
             self.save_pipeline()
         if checkpoint_due or has_looked:
@@ -275,7 +274,8 @@ class Run:
                     pipeline.save_pretrained(str(partial))
                     state.write(partial)
                     torch.save(self.timesteps.state_dict(), partial / "state" / "timesteps.pt")
-                    about = {**self._identity(), "tracker_run_id": self.logs.tracker.run_id}
+                    later = {"tracker_run_id": self.logs.tracker.run_id, "compiled": self.compilation.chosen}
+                    about = {**self._identity(), **later}
                     (partial / "state" / "run.json").write_text(json.dumps(about, indent=2) + "\n")
                 remove_oldest(folder, self.arguments.training.checkpoints_total_limit)
             except WRITE_ERRORS as error:
@@ -292,14 +292,9 @@ class Run:
             self.data.noun: f"{'x'.join(map(str, self.data.shape))}, fingerprint {self.data.fingerprint}",
             "use_ema": training.use_ema,
             "timestep_sampler": training.timestep_sampler,
+            "objective": training.objective,
             **asdict(self.arguments.process),
         }
-
-    def _checkpoint_to_resume(self) -> Path | None:
-        training, folder = self.arguments.training, self.output_dir / "checkpoints"
-        if training.resume_from_checkpoint is not None:
-            return find_checkpoint(folder, training.resume_from_checkpoint)
-        return find_checkpoint(folder, "latest") if training.resume and list_checkpoints(folder) else None
 
     def finish(self) -> None:
         """Saves the pipeline, uploads it if asked, and says where everything is and how to load it."""

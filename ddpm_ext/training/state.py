@@ -86,23 +86,30 @@ class TrainingState:
         return copy
 
     def update(self) -> Tensor:
-        """Clips the gradients, updates weights, schedule and average; returns the gradients' norm before clipping."""
+        """Clips the gradients, updates weights and schedule; returns the gradients' norm before clipping.
+
+        `average` is to follow.
+        """
         norm = self.accelerator.clip_grad_norm_(self.network.parameters(), self.arguments.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if not self.accelerator.optimizer_step_was_skipped:  # as float16's scaler does while it looks for its scale
             self.lr_scheduler.step()
+        self.step += 1
+        return whole(norm)
+
+    def average(self) -> None:
+        """Takes up into the averages what the update left."""
+        if not self.accelerator.optimizer_step_was_skipped:
             if self.ema is not None:
                 self.ema.step(self.network.parameters())
             self.statistics.update(self.ema.cur_decay_value if self.ema is not None else None)
             if self.power_ema is not None:
                 self.power_ema.update(averaged_tensors(self.unet).values())
-        self.step += 1
         if self.power_ema is not None and self.snapshots.is_due(self.step):
             averages = self.power_ema.whole()
             if self.accelerator.is_main_process:
                 self.snapshots.write(averages, self.step)
-        return whole(norm)
 
     def to_save(self) -> "SavedState":
         """What a checkpoint holds besides the pipeline, whole; every process is to call it, and the first to write."""

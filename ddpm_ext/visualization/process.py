@@ -8,14 +8,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from ddpm_ext.diffusion import GaussianDiffusion
+from ddpm_ext.diffusion import FlowMatching, GaussianDiffusion
 
 from .drawing import BLUE, GOLD, GREEN, PALE_BLUE, RED, make_logarithmic, new_axes
 from .grids import labelled_grid, to_bytes
 
 
 def forward_strip(
-    process: GaussianDiffusion,
+    process: GaussianDiffusion | FlowMatching,
     x_0: Tensor,
     noise: Tensor,
     timesteps: Sequence[int],
