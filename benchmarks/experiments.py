@@ -104,8 +104,8 @@ def loss_at(*steps: int) -> Callable[[Kept], str]:
     """The smoothed loss after each of these updates, or after the nearest that is kept."""
 
     def shown(kept: Kept) -> str:
-        at = {step: min(kept["loss"], key=lambda known, step=step: abs(int(known) - step)) for step in steps}
-        return "; ".join(f"loss {kept['loss'][known]:.3g} after {int(known):,}" for known in at.values())
+        nearest = (min(kept["loss"], key=lambda known, step=step: abs(int(known) - step)) for step in steps)
+        return "; ".join(f"loss {kept['loss'][step]:.3g} after {int(step):,}" for step in dict.fromkeys(nearest))
 
     return shown
 
@@ -162,45 +162,45 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     ),
     Experiment(
         "practical_mnist",
-        "Practical: MNIST, strided U-Net that is not told the timestep",
+        "Practical: MNIST, strided U-Net",
         "train_unconditional.py --config practical_mnist",
-        "loss below 0.1 after 2,500 and below 0.05 after 10,000",
-        loss_at(2500, 10000),
+        "loss below 0.1 after 2,500, below 0.05 after 10,000",
+        loss_at(2500, 10_000),
     ),
     Experiment(
         "practical_cifar10",
-        "Practical: CIFAR-10, the same",
+        "Practical: CIFAR-10, strided U-Net",
         "train_unconditional.py --config practical_cifar10",
-        "loss below 0.12 after 2,500 and about 0.08 after 10,000",
-        loss_at(2500, 10000),
+        "loss below 0.12 after 2,500, about 0.08 after 10,000",
+        loss_at(2500, 10_000),
     ),
     Experiment(
         "practical_mnist_class_conditional",
-        "Practical: MNIST with label maps",
+        "Practical: MNIST, strided U-Net told the class",
         "train_class_conditional.py --config practical_mnist_class_conditional",
-        "-",
-        loss_at(2500, 10000),
+        "- (25,000 updates)",
+        loss_at(2500, 25_000),
     ),
     Experiment(
         "practical_unet",
-        "the same data, `ClassConditionalUNet2DModel`",
+        "the same data for a small residual U-Net",
         "train_class_conditional.py --config practical_mnist_class_conditional --model_type unet ...",
         "-",
-        loss_at(2500, 10000),
+        loss_at(1000, 25_000),
     ),
     Experiment(
         "slices_64_mini",
         "Lecture: gray slices of 64x64, in miniature",
         "train_unconditional.py --config slices_64_mini --train_data_dir slices",
-        "loss 0.0213 after 14 epochs, 0.0121 after 60 (`slices_64`, their CT slices)",
-        loss_at(10**9),
+        "loss 0.0213 in epoch 14, 0.0121 in epoch 60 (`slices_64`, CT images)",
+        loss_at(100_000),
     ),
     Experiment(
         "cifar10_200_epochs_mini",
         "Exercise: CIFAR-10 for 200 epochs, in miniature",
         "train_unconditional.py --config cifar10_200_epochs_mini",
         "-",
-        loss_at(10**9),
+        loss_at(100_000),
     ),
 )
 

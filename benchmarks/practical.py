@@ -75,8 +75,8 @@ def table() -> None:
         rows.append([row.words, f"{kept['parameters']:,}", "; ".join(shown), row.theirs])
     write_result(
         "practical",
-        "The commands above, stopped after the updates that the last number names, by `benchmarks/practical.py`. The "
-        "loss is the mean over 100 updates, smoothed over a twentieth of the run.",
+        "The commands of this page, ended after the updates that the last number of a row names, by "
+        "`benchmarks/practical.py`. A loss is the mean of 100 updates.",
         ["network", "parameters", "loss", "the practical's loss"],
         rows,
     )
@@ -94,7 +94,7 @@ def draw_losses(folders: dict[str, Path]) -> Figure:
 
 @torch.no_grad()
 def draw_rows(networks: dict[str, Path], mnist: str) -> Image.Image:
-    """x, x_t, the noise in it, and what each network takes for it: a column for each timestep."""
+    """x_0, x_t, the noise in it, and what each network takes for it: a column for each timestep."""
     data = load_images(mnist, split="test[:100]", resolution="32", image_channels=3, show_progress=False)
     x_0 = next(data.batches([Draw(torch.arange(len(TIMESTEPS)))]))["images"]
     noise = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(0))
@@ -103,7 +103,7 @@ def draw_rows(networks: dict[str, Path], mnist: str) -> Image.Image:
     for words, folder in networks.items():
         pipeline = load_pipeline(str(folder))
         x_t = pipeline.scheduler.process.add_noise(x_0, noise, t)
-        rows = rows or {"x": x_0, "x_t": x_t, "noise": noise}
+        rows = rows or {"x₀": x_0, "xₜ": x_t, "noise": noise}
         rows[words] = pipeline.unet.eval()(x_t, t).sample
     tiles = [list(to_bytes(images)) for images in rows.values()]
     return labelled_grid(tiles, list(rows), [f"t = {step}" for step in TIMESTEPS])
@@ -114,7 +114,9 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("."))
     parser.add_argument("--mnist", default="mnist", help="the data set, or a local copy")
     arguments = parser.parse_args()
-    found = {row: arguments.runs / row.folder for row in ROWS if (arguments.runs / row.folder / "loss.png").exists()}
+    found = {
+        row: arguments.runs / row.folder for row in ROWS if (arguments.runs / row.folder / "model_index.json").exists()
+    }
     for row, folder in found.items():
         keep(row.name, folder)
     table()

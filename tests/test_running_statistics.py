@@ -93,6 +93,7 @@ BAD_INPUT = [
     (["--dropout", "0.1"], "`dropout` is 0.1 but `model_type` is 'one_hot_unet'"),
     (["--model_type", "conv"], "`block_out_channels` is [8, 12, 16]: with `model_type` 'conv', one number"),
     (["--block_out_channels", "8", "8", "8", "8"], "`resolution` of a training script, is 8x8"),
+    (["--train_batch_size", "1"], "`train_batch_size` is 1: batch norm"),
     (["--model_type", "onehot"], "Did you mean 'one_hot_unet'"),
 ]
 

@@ -134,6 +134,10 @@ def build_unet(arguments: Arguments, data: ImageData, num_classes: int | None = 
     unconditional = UNet2DModel if is_stock(config) else ImprovedUNet2DModel
     network = unconditional if num_classes is None else ClassConditionalUNet2DModel
     network = _SMALL_NETWORKS.get(config.get("_class_name"), network)
+    if network is OneHotUNet2DModel and arguments.training.train_batch_size < 2:
+        raise ValueError(
+            "`train_batch_size` is 1: batch norm compares the images of a batch, so at least 2 is accepted."
+        )
     torch.manual_seed(arguments.training.seed)
     unet = network.from_config(config)
     if isinstance(unet, UNet2DModel):
