@@ -136,7 +136,7 @@ def upload_words(output_dir: Path, repo_id: str, address: str | None) -> str:
 def closing_words(output_dir: Path, pipeline: ImprovedDDPMPipeline, best: str | None = None) -> str:
     """Where everything is, and the lines that load it; `best` is what best/ holds, in words."""
     lines = textwrap.indent(package_lines(pipeline, str(output_dir)), "    ")
-    best = f" best/ holds that of {best}." if best else ""
+    best = f"\nbest/ holds the pipeline of {best}." if best else ""
     return f"""
 The trained pipeline is in {output_dir}: samples/ and loss.png show how it went, metrics.jsonl has the numbers,
 config.yaml repeats the run, checkpoints/ resumes it.{best} Load it with
