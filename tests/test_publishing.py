@@ -118,7 +118,11 @@ def test_a_card_holds_the_measured_numbers_with_their_protocol(run):
     assert result.metric_type == "bits_per_dim"
     assert result.metric_value == pytest.approx(row["held_out_bits_per_dim"], abs=5e-4)
     error = row["held_out_bits_per_dim_standard_error"]
-    assert f"standard error {error:.3f}" in result.metric_args["protocol"]
+    low, high = result.metric_args["interval_95"]
+    assert (
+        high - low == pytest.approx(2 * 1.96 * error, abs=2e-3)
+        and "after 12 updates" in result.metric_args["protocol"]
+    )
     assert ModelCard(str(card)).data.to_dict() == card.data.to_dict()  # the Hub reads the same
 
 

@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 
 _RUNNING = ("running_mean", "running_var", "num_batches_tracked")  # of batch norm
+_REACH = 1.96  # standard errors to either side that 95 % of a normal distribution lie within
 _WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
 
@@ -138,12 +139,13 @@ def _held_out(rows: list[dict[str, float]], configuration: dict[str, object]) ->
     measured = [row for row in rows if row.keys() & {"held_out_bits_per_dim", "held_out_fid"}]
     last, found = measured[-1] if measured else {}, []
     if "held_out_bits_per_dim" in last:
-        error = last["held_out_bits_per_dim_standard_error"]
         protocol = (
-            f"variational bound, estimated (standard error {error:.3f}) on at most {configuration.get('eval_images')} "
-            f"images of the split '{configuration.get('test_split')}', after {last['step']:,} updates"
+            f"variational bound, estimated on at most {configuration.get('eval_images')} images of the split "
+            f"'{configuration.get('test_split')}', after {last['step']:,} updates"
         )
-        found.append(Result("bits_per_dim", "bits/dim", round(last["held_out_bits_per_dim"], 3), protocol))
+        value, reach = last["held_out_bits_per_dim"], _REACH * last["held_out_bits_per_dim_standard_error"]
+        interval = round(value - reach, 3), round(value + reach, 3)
+        found.append(Result("bits_per_dim", "bits/dim", round(value, 3), protocol, interval))
     if "held_out_fid" in last:
         features = Path(str(configuration.get("eval_fid"))).name
         protocol = (

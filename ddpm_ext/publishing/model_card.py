@@ -83,7 +83,7 @@ def _card_data(facts: Facts, title: str, licence: str | None) -> ModelCardData:
             metric_type=result.metric_type,
             metric_value=result.value,
             metric_name=result.name,
-            metric_args={"protocol": result.protocol},
+            metric_args={"protocol": result.protocol, "interval_95": result.interval and list(result.interval)},
         )
         for result in facts.results
     ]
