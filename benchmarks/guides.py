@@ -36,7 +36,7 @@ def prepared(language: str, content: str, max_train_steps: int, data: Path | Non
             )
             for line in lines
         ]
-    text = "\n".join(lines).replace("train_scripts/", f"{ROOT}/train_scripts/")
+    text = re.sub(r"\b(train_scripts|benchmarks)/", rf"{ROOT}/\1/", "\n".join(lines))
     for name in ("cifar10", "mnist") if data is not None else ():
         text = re.sub(rf"(--dataset_name) {name}\b", rf"\1 {(data / name).resolve()}", text)
     return text
