@@ -201,7 +201,10 @@ BAD_INPUT = [
         )
     ),
     ([*FLOW, "--eval_steps", "10"], "`eval_steps` is 10 but `objective` is 'flow_matching', which has no bits/dim"),
-    ([*FLOW, *"--eval_steps 10 --keep_best bits_per_dim".split()], "`keep_best` is 'bits_per_dim' but"),
+    (
+        [*FLOW, *"--eval_steps 10 --eval_fid pixels --keep_best bits_per_dim".split()],
+        "`keep_best` is 'bits_per_dim' but",
+    ),
     ([*FLOW, "--timestep_sampler", "loss_second_moment"], "'flow_matching': uniform or logit_normal is accepted"),
     (["--timestep_sampler", "logit_normal"], "'ddpm': uniform or loss_second_moment is accepted"),
     (["--objective", "flow"], "`objective` is 'flow': one of ddpm, flow_matching is accepted"),
