@@ -1,5 +1,6 @@
 """Tiny networks and pipelines; their weights are random, but the same in every run and process."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,11 @@ from ddpm_ext import (
 from ddpm_ext.models import unet_config
 from tests.training_helpers import Script
 
+
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # workers, and the processes that they start, share the cores
+    THREADS = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    torch.set_num_threads(THREADS)
+    os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
 
 NAMES = ("airplane", "automobile", "bird")
 
