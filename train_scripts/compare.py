@@ -163,7 +163,7 @@ def _as_json(subject: "Subject", models: "list[Compared]", arguments: CompareArg
         "metric": subject.metric,
         "protocol": subject.protocol,
         "real_samples": subject.floor,
-        "settings": asdict(arguments),
+        "settings": {name: value for name, value in asdict(arguments).items() if name != "output_dir"},
         "models": [
             {"schedule": model.schedule, "predictor": model.predictor, "value": model.value, "values": model.values}
             for model in models
