@@ -21,7 +21,7 @@ from ddpm_ext.visualization import labelled_grid, opaque_image
 IMAGES = ROOT / "docs" / "images"
 SCALES = (0.0, 1.0, 1.5, 2.0, 4.0)
 NUM_IMAGES = 500
-SAMPLERS = (("ddpm", None), ("ddim", 0.0), ("dpmsolver++", None), ("unipc", None))
+SAMPLERS = ("ddpm", "ddim", "dpmsolver++", "unipc")
 STEPS = (1, 2, 5, 10, 20, 50, 250)
 
 
@@ -59,12 +59,12 @@ def draw_samplers(pipeline: ClassConditionalDDPMPipeline) -> None:
     """A row for each sampler, a column for each number of steps; the same digit from the same noise everywhere."""
     trained = pipeline.scheduler
     rows = []
-    for sampler, eta in SAMPLERS:
+    for sampler in SAMPLERS:
         pipeline.scheduler = make_sampler(sampler, trained)
-        row = [generate(pipeline, 2, Sampling(2, 2, steps, 1.5, eta), [3, 8]) for steps in STEPS]
+        row = [generate(pipeline, 2, Sampling(2, 2, steps, 1.5), [3, 8]) for steps in STEPS]
         rows.append([image for pair in row for image in pair])
     labels = [text for steps in STEPS for text in (f"{steps} steps" if steps > 1 else "1 step", "")]
-    _write(labelled_grid(rows, [sampler for sampler, _ in SAMPLERS], labels), "samplers.png")
+    _write(labelled_grid(rows, SAMPLERS, labels), "samplers.png")
 
 
 def _write(picture, name: str) -> None:

@@ -167,8 +167,7 @@ def main() -> None:
     pipeline = load_pipeline(arguments.model).to(arguments.device)
     pipeline.unet.eval()
     extractor = load_extractor(arguments.features, arguments.device)
-    size = pipeline.unet.config.sample_size
-    resolution = f"{size}x{size}" if isinstance(size, int) else "x".join(map(str, size))
+    resolution = "x".join(map(str, pipeline.sample_shape[1:]))
     data = load_images(arguments.dataset_name, split=arguments.split, resolution=resolution, show_progress=False)
     reference = load_reference(data, arguments.dataset_name, arguments.split, extractor)
     points = measure(pipeline, extractor, reference, arguments)

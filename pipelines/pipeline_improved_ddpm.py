@@ -148,14 +148,16 @@ class ImprovedDDPMPipeline(CarriesCode, DiffusionPipeline):
                 x = (callback_on_step_end(self, step, told, tensors) or {}).get("prev_sample", x)
         return x
 
-    def _sample_shape(self) -> tuple[int, ...]:
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Of one sample: (C, H, W)."""
         size = self.unet.config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
         return self.unet.config.in_channels, height, width
 
     def initial_noise(self, batch_size: int, generator: Generators = None, noise: Tensor | None = None) -> Tensor:
         """The x_T, float32 (B, C, H, W), that a call with these arguments starts from."""
-        shape = (batch_size, *self._sample_shape())
+        shape = (batch_size, *self.sample_shape)
         if isinstance(generator, list) and len(generator) != batch_size:
             raise ValueError(
                 f"`generator` is a list of {len(generator)}: one per sample, here {batch_size}, is accepted."

@@ -69,7 +69,9 @@ class PointsDDPMPipeline(ImprovedDDPMPipeline):
         self.maybe_free_model_hooks()
         return PointsPipelineOutput(points=points) if return_dict else (points,)
 
-    def _sample_shape(self) -> tuple[int, ...]:
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Of one point: (2,)."""
         return (self.unet.config.in_channels,)
 
     def _labels(self, class_labels: int | Sequence[int] | Tensor | None, num_points: int) -> Tensor | None:

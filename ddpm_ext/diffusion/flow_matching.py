@@ -46,10 +46,6 @@ class FlowMatching:
         """Where the line through x_t with this velocity starts."""
         return x_t - self.noise_share(t, x_t) * velocity
 
-    def predict_noise(self, velocity: Tensor, x_t: Tensor, t: int | float | Tensor) -> Tensor:
-        """Where it ends."""
-        return x_t + (1 - self.noise_share(t, x_t)) * velocity
-
     def loss(self, model_output: Tensor, x_0: Tensor, x_t: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """The squared error of the velocity, (B,) (Lipman et al. 2023, eq. 23). Called like a `TrainingLoss`; neither
         `x_t` nor `t` is in the formula."""

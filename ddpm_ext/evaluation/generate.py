@@ -150,9 +150,7 @@ def _in_order(
     """All processes' images in the order of their numbers; process r made the batches r, r + world, ..."""
     world = accelerator.num_processes
     each, size = -(-len(batches) // world), len(batches[0])  # all batches are of this size, but for the last
-    sample_size = pipeline.unet.config.sample_size
-    height, width = (sample_size, sample_size) if isinstance(sample_size, int) else sample_size
-    padded = torch.zeros(each * size, pipeline.unet.config.in_channels, height, width, dtype=torch.uint8)
+    padded = torch.zeros(each * size, *pipeline.sample_shape, dtype=torch.uint8)
     if parts:
         own = torch.cat(parts)
         padded[: len(own)] = own

@@ -43,8 +43,7 @@ class Subject:
         """(C, H, W) of the images."""
         if self.images is not None:
             return tuple(self.images.shape[1:])
-        size = self.pipeline.unet.config.sample_size
-        return (self.pipeline.unet.config.in_channels, *((size, size) if isinstance(size, int) else size))
+        return self.pipeline.sample_shape
 
     @property
     def is_class_conditional(self) -> bool:

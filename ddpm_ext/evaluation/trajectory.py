@@ -41,6 +41,4 @@ def record_trajectory(
 
 def images_side_by_side(pipeline: ImprovedDDPMPipeline, most: int) -> int:
     """How many of the pipeline's images make a picture of a usual width: at most `most`, and at least 1."""
-    size = pipeline.unet.config.sample_size
-    width = size if isinstance(size, int) else size[1]
-    return max(1, min(most, _PIXELS // max(width, 64)))
+    return max(1, min(most, _PIXELS // max(pipeline.sample_shape[2], 64)))

@@ -103,9 +103,9 @@ def load_real_images(subject: Subject, dataset_name: str | None) -> RealImages:
 
 def _first_images(subject: Subject, where: dict[str, str | None]) -> RealImages:
     """The first images of the test split, or of the train split where there is no other."""
-    config, recorded = subject.pipeline.unet.config, subject.facts.configuration
-    height, width = (config.sample_size,) * 2 if isinstance(config.sample_size, int) else config.sample_size
-    count = max(4, min(_MOST_IMAGES, _MOST_VALUES // (config.in_channels * height * width)))
+    recorded = subject.facts.configuration
+    channels, height, width = subject.pipeline.sample_shape
+    count = max(4, min(_MOST_IMAGES, _MOST_VALUES // (channels * height * width)))
     splits = [str(recorded.get(f"{kind}_split") or kind) for kind in ("test", "train")]
     for split in splits:
         part = split if where["dataset_name"] == "digits" or "[" in split else f"{split}[:{count}]"
@@ -115,7 +115,7 @@ def _first_images(subject: Subject, where: dict[str, str | None]) -> RealImages:
                 split=part,
                 resolution=f"{height}x{width}",
                 center_crop=True,
-                image_channels=config.in_channels,
+                image_channels=channels,
                 show_progress=False,
             )
             break

@@ -21,9 +21,8 @@ pipe = DDPMPipeline.from_pretrained("{where}")
 """
     if unet.config.num_class_embeds is None:
         return f"{opened}images = pipe(batch_size=16).images\n"
-    size = unet.config.sample_size
     labels = _some_labels(unet)
-    shape = (len(labels), unet.config.in_channels, *((size, size) if isinstance(size, int) else size))
+    shape = (len(labels), *sample_shape(unet))
     return f"""import torch
 {opened}pipe.scheduler.set_timesteps(250)
 class_labels = torch.tensor({labels})
@@ -33,6 +32,12 @@ for t in pipe.scheduler.timesteps:
         x = pipe.scheduler.step(pipe.unet(x, t, class_labels).sample, t, x).prev_sample
 images = pipe.numpy_to_pil((x / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy())
 """
+
+
+def sample_shape(unet: UNet2DModel) -> tuple[int, int, int]:
+    """(C, H, W) of the images that a network alone is for."""
+    size = unet.config.sample_size
+    return (unet.config.in_channels, *((size, size) if isinstance(size, int) else size))
 
 
 def _pipeline_lines(pipeline: DiffusionPipeline, where: str, options: str) -> str:

@@ -18,6 +18,7 @@ from ..models import is_stock
 from ..schedulers import ImprovedDDPMScheduler
 from ..schedulers.flow_matching import is_flow_matching
 from ..schedulers.stock import trained_scheduler
+from .loading_lines import sample_shape
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def to_plain_diffusers(pipeline: DiffusionPipeline, class_label: int | str | Non
     left_out = []
     variance_type = scheduler.parameterization.variance_type
     if scheduler.parameterization.learns_variance:
-        variance_type = closest_fixed_variance(scheduler, _predictor(network, label), _shape(network))
+        variance_type = closest_fixed_variance(scheduler, _predictor(network, label), sample_shape(network))
         left_out.append(f"the learned variance ('{variance_type}' is the fixed one closest to it)")
     if takes_labels:
         left_out.append("class names and guidance" if label is None else "all other classes, and guidance")
@@ -116,7 +117,7 @@ def _plain_unet(network: UNet2DModel, label: int | None) -> UNet2DModel:
 
 def _check_same(network: UNet2DModel, unet: UNet2DModel, label: int | None) -> None:
     """ValueError where the stock network does not return what `network` does: then it has parts of its own."""
-    x_t = torch.randn((2, *_shape(network)), generator=torch.Generator().manual_seed(0))
+    x_t = torch.randn((2, *sample_shape(network)), generator=torch.Generator().manual_seed(0))
     t = torch.tensor([0, 1])
     expected = _predictor(network, label)(x_t, t)[:, : x_t.shape[1]]
     difference = (_predictor(unet, None)(x_t, t) - expected).abs().max()
@@ -139,11 +140,6 @@ def _predictor(network: UNet2DModel, label: int | None) -> Callable[[Tensor, Ten
         return output.float().cpu()
 
     return predict
-
-
-def _shape(network: UNet2DModel) -> tuple[int, int, int]:
-    size = network.config.sample_size
-    return (network.config.in_channels, *((size, size) if isinstance(size, int) else size))
 
 
 # ---------------------------------------------------------------------- the scheduler

@@ -159,9 +159,9 @@ class Run:
         self.logs.start(flatten(self.arguments), self.step, self.total_steps, self._tracker_run_id)
         if self.step > 0:
             self.evaluations.resume(self.step, self.pipeline)
-        if self.step == 0:
+        else:
             self.evaluations.before(self.pipeline)
-            self.logs.resume_clock()
+        self.logs.resume_clock()
         self.state.network.train()
         stream = self._stream.batches(self.step)
         with Interruption(self.accelerator) as interruption, self.logs.bar, self.profile:
@@ -197,11 +197,10 @@ class Run:
             self.profile.mark("EMA")
             self.state.average()
         self.profile.mark("other")
-        if self.accelerator.sync_gradients:
-            if self._seen:
-                seen = torch.cat(self._seen)
-                self.timesteps.update(seen[:, 0].long(), seen[:, 1])
-                self._seen.clear()
+        if self.accelerator.sync_gradients and self._seen:
+            seen = torch.cat(self._seen)
+            self.timesteps.update(seen[:, 0].long(), seen[:, 1])
+            self._seen.clear()
 
     def _after_update(self, stops: bool) -> None:
         training, logging = self.arguments.training, self.arguments.logging

@@ -68,8 +68,8 @@ def sample_trajectory(pipeline: ImprovedDDPMPipeline, arguments: Arguments) -> M
     )
     pipeline.unet.eval()
     count = images_side_by_side(pipeline, min(10, logging.eval_batch_size))
-    is_conditional = isinstance(pipeline, ClassConditionalDDPMPipeline)
-    labels = [i % pipeline.unet.num_classes for i in range(count)] if is_conditional else None
+    classes = _num_classes(pipeline)
+    labels = classes and [i % classes for i in range(count)]
     trajectory = record_trajectory(pipeline, count, sampling, labels)
     return Motion(trajectory_frames(trajectory), opaque_image(trajectory_grid(trajectory)))
 
