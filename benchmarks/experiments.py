@@ -9,21 +9,16 @@ A row says what the source reports (nothing where it reports none), and what our
 """
 
 import argparse
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from PIL import Image
-from tables import ROOT, write_result
+from kept import Kept, keep_picture, read_kept, write_kept
+from tables import write_result
 
 from ddpm_ext.publishing.facts import Facts, read_facts
 from ddpm_ext.visualization import smoothed
-
-
-RESULTS = ROOT / "docs" / "results"
-Kept = dict  # what a file in docs/results holds
 
 
 @dataclass(frozen=True)
@@ -64,15 +59,13 @@ def keep(name: str, folder: Path) -> None:
         "configuration": _configuration(facts),
         "environment": facts.run.get("environment"),
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_kept(name, content)
 
 
 def keep_pictures(name: str, folder: Path) -> None:
     """The pictures in `folder`, in few colours, as docs/images/NAME_*.png."""
     for picture in folder.glob("*.png"):
-        target = ROOT / "docs" / "images" / f"{name}_{picture.name}"
-        Image.open(picture).convert("RGB").quantize(128).save(target, optimize=True)
+        keep_picture(picture, f"{name}_{picture.stem}", 128)
 
 
 def _losses(rows: list[dict[str, float]]) -> dict[str, float]:
@@ -208,8 +201,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
 def table() -> None:
     rows = []
     for experiment in EXPERIMENTS:
-        file = RESULTS / f"{experiment.name}.json"
-        kept = json.loads(file.read_text()) if file.exists() else None
+        kept = read_kept(experiment.name)
         budget, ours = "-", "not measured"
         if kept is not None:
             size = kept["configuration"]["train_batch_size"]
@@ -243,10 +235,9 @@ GROUPS = {
 def group_table(name: str, experiments: tuple[str, ...], words: str) -> None:
     rows = []
     for experiment in experiments:
-        file = RESULTS / f"{experiment}.json"
-        if not file.exists():
+        kept = read_kept(experiment)
+        if kept is None:
             return
-        kept = json.loads(file.read_text())
         told = kept["configuration"]
         rows.append(
             [

@@ -12,15 +12,15 @@ what was kept of them before.
 """
 
 import argparse
-import json
 from functools import partial
 from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline
+from kept import keep_picture, write_kept
 from matplotlib.figure import Figure
 from PIL import Image
-from tables import ROOT, write_result
+from tables import write_result
 from torch import Tensor
 
 from ddpm_ext.data.points import load_points
@@ -38,7 +38,6 @@ from ddpm_ext.visualization import (
 from ddpm_ext.visualization.drawing import BLUE, GOLD, GREEN, RED, make_logarithmic, new_axes
 
 
-RESULTS, IMAGES = ROOT / "docs" / "results", ROOT / "docs" / "images"
 STEPS = (1, 2, 5, 10, 20, 50)
 SAMPLERS = {
     "flow matching, Euler": ("flow", "euler"),
@@ -75,7 +74,7 @@ def measure_digits(num_samples: int, flow: Path, ddpm: Path) -> None:
                 names.append(f"{name}, {steps}")
             print(f"{name}, {steps} steps: {value:.3f}", flush=True)
     content = {"metric": Digits.metric, "samples": num_samples, "steps": STEPS, "seed": _SEED, "values": values}
-    _write("flow_steps", {**content, "real_samples": judge.floor})
+    write_kept("flow_steps", {**content, "real_samples": judge.floor})
     write_result(
         "flow_steps",
         f"Fréchet distance of {num_samples:,} digits to the test split on their 64 pixels, by "
@@ -84,8 +83,8 @@ def measure_digits(num_samples: int, flow: Path, ddpm: Path) -> None:
         ["steps", *values],
         [[str(steps), *(f"{column[i]:.2f}" for column in values.values())] for i, steps in enumerate(STEPS)],
     )
-    _keep(as_image(draw_curves(values, judge.floor), dpi=100), "flow_steps")
-    _keep(opaque_image(labelled_grid(rows, names)), "flow_steps_digits")
+    keep_picture(as_image(draw_curves(values, judge.floor), dpi=100), "flow_steps")
+    keep_picture(opaque_image(labelled_grid(rows, names)), "flow_steps_digits")
 
 
 def draw_curves(values: dict[str, list[float]], floor: float) -> Figure:
@@ -105,7 +104,7 @@ def draw_curves(values: dict[str, list[float]], floor: float) -> Figure:
 def measure_points(flow: Path, ddpm: Path) -> None:
     """Chamfer distances by steps, what is drawn in as many, and the ways of some points there."""
     pipelines = {"flow matching,\nEuler": open_run(flow, "euler"), "DDPM,\nDDIM": open_run(ddpm, "ddim")}
-    _keep(Image.open(flow / "trajectory.png"), "flow_trajectory")
+    keep_picture(Image.open(flow / "trajectory.png"), "flow_trajectory")
     judges = {steps: Points("swiss_roll", 2000, steps, _SEED) for steps in STEPS}
     clouds, values = [], {}
     for name, pipeline in pipelines.items():
@@ -115,11 +114,11 @@ def measure_points(flow: Path, ddpm: Path) -> None:
     fresh = load_points("swiss_roll", 2000, _SEED, "fresh").points
     titles = [f"{steps} step{'s' if steps > 1 else ''}" for steps in STEPS]
     table = point_cloud_table(clouds, list(pipelines), titles, fresh, limit=1.3, inches=1.5)
-    _keep(as_image(table, dpi=100), "flow_steps_points")
-    _keep(as_image(draw_paths(pipelines), dpi=100), "flow_paths")
+    keep_picture(as_image(table, dpi=100), "flow_steps_points")
+    keep_picture(as_image(draw_paths(pipelines), dpi=100), "flow_paths")
     content = {"metric": Points.metric, "points": 2000, "steps": STEPS, "seed": _SEED, "values": values}
     floor = judges[STEPS[0]].floor
-    _write("flow_steps_points", {**content, "real_samples": floor})
+    write_kept("flow_steps_points", {**content, "real_samples": floor})
     write_result(
         "flow_steps_points",
         "Chamfer distance of 2,000 points to as many fresh ones, mean of three sets, by `benchmarks/flow_steps.py`; "
@@ -148,16 +147,6 @@ def _paths(pipeline: PointsDDPMPipeline) -> Tensor:
     generator = torch.Generator().manual_seed(_SEED)
     pipeline(_PATHS, generator=generator, num_inference_steps=100, callback_on_step_end=recorder)
     return recorder.trajectory().samples
-
-
-def _write(name: str, content: dict[str, object]) -> None:
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
-
-
-def _keep(picture: Image.Image, name: str, colours: int = 64) -> None:
-    IMAGES.mkdir(parents=True, exist_ok=True)
-    picture.convert("RGB").quantize(colours).save(IMAGES / f"{name}.png", optimize=True)
 
 
 def main() -> None:

@@ -5,11 +5,11 @@ python benchmarks/tables.py
 """
 
 import argparse
-from pathlib import Path
 
 import torch
 from digits_judge import DigitsJudge
-from tables import ROOT, write_result
+from kept import keep_picture
+from tables import write_result
 
 from ddpm_ext.evaluation.generate import Sampling, generate
 from ddpm_ext.pipelines import ClassConditionalDDPMPipeline
@@ -18,7 +18,6 @@ from ddpm_ext.schedulers.samplers import make_sampler
 from ddpm_ext.visualization import labelled_grid, opaque_image
 
 
-IMAGES = ROOT / "docs" / "images"
 SCALES = (0.0, 1.0, 1.5, 2.0, 4.0)
 NUM_IMAGES = 500
 SAMPLERS = ("ddpm", "ddim", "dpmsolver++", "unipc")
@@ -44,7 +43,7 @@ def draw_guidance(pipeline: ClassConditionalDDPMPipeline) -> None:
             ]
         )
     picture = labelled_grid(rows, [f"guidance {scale:g}" for scale in SCALES], [str(i % 10) for i in range(20)])
-    _write(picture, "guidance.png")
+    keep_picture(opaque_image(picture), "guidance")
     write_result(
         "guidance",
         f"{NUM_IMAGES} digits per row, DDIM in 50 steps, by `benchmarks/guide_pictures.py`. Fréchet distance: to the "
@@ -64,11 +63,7 @@ def draw_samplers(pipeline: ClassConditionalDDPMPipeline) -> None:
         row = [generate(pipeline, 2, Sampling(2, 2, steps, 1.5), [3, 8]) for steps in STEPS]
         rows.append([image for pair in row for image in pair])
     labels = [text for steps in STEPS for text in (f"{steps} steps" if steps > 1 else "1 step", "")]
-    _write(labelled_grid(rows, SAMPLERS, labels), "samplers.png")
-
-
-def _write(picture, name: str) -> None:
-    opaque_image(picture).quantize(64).save(Path(IMAGES / name), optimize=True)
+    keep_picture(opaque_image(labelled_grid(rows, SAMPLERS, labels)), "samplers")
 
 
 def main() -> None:

@@ -17,12 +17,11 @@ import shutil
 from pathlib import Path
 
 from experiments import keep
-from PIL import Image
-from tables import ROOT, write_result
+from kept import IMAGES, keep_picture, read_kept, write_kept
+from tables import write_result
 
 
 SHAPES = ("swiss_roll", "two_moons", "circles", "checkerboard", "pinwheel", "gaussian_mixture")
-RESULTS, IMAGES = ROOT / "docs" / "results", ROOT / "docs" / "images"
 _COLOURS = 32  # a picture of blue points needs no more, and is a third as large
 
 
@@ -31,10 +30,10 @@ def keep_run(name: str, run: Path) -> None:
     if not (run / "evaluation" / "metrics.json").exists():
         return
     keep(f"points_{name}", run)
-    _keep_picture(run / "trajectory.png", IMAGES / f"points_{name}.png")
+    keep_picture(run / "trajectory.png", f"points_{name}", _COLOURS)
     if name == SHAPES[0]:
-        _keep_picture(run / "forward.png", IMAGES / "points_forward.png")
-        _keep_picture(run / "loss.png", IMAGES / "points_loss.png")
+        keep_picture(run / "forward.png", "points_forward", _COLOURS)
+        keep_picture(run / "loss.png", "points_loss", _COLOURS)
         for motion in ("forward", "trajectory"):
             shutil.copyfile(run / f"{motion}.gif", IMAGES / f"points_{motion}.gif")
 
@@ -43,15 +42,15 @@ def keep_comparison(data: str, folder: Path) -> None:
     """The numbers and pictures of a finished compare.py."""
     if not (folder / "comparison.json").exists():
         return
-    _write(RESULTS / f"comparison_{data}.json", json.loads((folder / "comparison.json").read_text()))
+    write_kept(f"comparison_{data}", json.loads((folder / "comparison.json").read_text()))
     for picture in ("trajectories", "samples"):
-        _keep_picture(folder / f"{picture}.png", IMAGES / f"comparison_{data}_{picture}.png")
+        keep_picture(folder / f"{picture}.png", f"comparison_{data}_{picture}", _COLOURS)
 
 
 def table_of_runs() -> None:
     rows = []
     for name in SHAPES:
-        kept = _read(RESULTS / f"points_{name}.json")
+        kept = read_kept(f"points_{name}")
         if kept is not None:
             found = {entry["name"]: entry["value"] for entry in kept["results"]}
             floor = f"{found['chamfer_floor']:.2g}"
@@ -70,7 +69,7 @@ def table_of_runs() -> None:
 
 
 def table_of_comparison(data: str) -> None:
-    kept = _read(RESULTS / f"comparison_{data}.json")
+    kept = read_kept(f"comparison_{data}")
     if kept is None:
         return
     predictors = list(dict.fromkeys(model["predictor"] for model in kept["models"]))
@@ -87,20 +86,6 @@ def table_of_comparison(data: str) -> None:
         ["schedule", *(f"predicts {name}" for name in predictors)],
         rows,
     )
-
-
-def _read(path: Path) -> dict | None:
-    return json.loads(path.read_text()) if path.exists() else None
-
-
-def _write(path: Path, content: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-
-
-def _keep_picture(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    Image.open(source).convert("RGB").quantize(_COLOURS).save(target, optimize=True)
 
 
 def main() -> None:

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from experiments import RESULTS, keep
+from experiments import keep
+from kept import keep_picture, read_kept
 from matplotlib.figure import Figure
 from PIL import Image
-from tables import ROOT, write_result
+from tables import write_result
 
 from ddpm_ext.data.images import Draw, load_images
 from ddpm_ext.pipelines.loading import load_pipeline
@@ -23,7 +24,6 @@ from ddpm_ext.visualization import as_image, labelled_grid, metric_curves, opaqu
 from ddpm_ext.visualization.grids import to_bytes
 
 
-IMAGES = ROOT / "docs" / "images"
 TIMESTEPS = (0, 20, 50, 100, 150, 200, 300, 399)
 
 
@@ -67,10 +67,9 @@ ROWS = (
 def table() -> None:
     rows = []
     for row in ROWS:
-        file = RESULTS / f"{row.name}.json"
-        if not file.exists():
+        kept = read_kept(row.name)
+        if kept is None:
             continue
-        kept = json.loads(file.read_text())
         shown = [f"{loss:.3g} after {int(step):,}" for step, loss in list(kept["loss"].items())[1::4]]
         rows.append([row.words, f"{kept['parameters']:,}", "; ".join(shown), row.theirs])
     write_result(
@@ -121,18 +120,16 @@ def main() -> None:
         keep(row.name, folder)
     table()
     if found:
-        as_image(draw_losses({row.short: folder for row, folder in found.items()})).convert("RGB").quantize(32).save(
-            IMAGES / "practical_loss.png", optimize=True
-        )
+        keep_picture(as_image(draw_losses({row.short: folder for row, folder in found.items()})), "practical_loss", 32)
     unconditional = {
         row.words.partition(", ")[2]: folder for row, folder in found.items() if row in (ROWS[0], ROWS[1])
     }
     if unconditional:
         picture = opaque_image(draw_rows(unconditional, arguments.mnist))
-        picture.quantize(64).save(IMAGES / "practical_rows.png", optimize=True)
+        keep_picture(picture, "practical_rows")
     for row in (ROWS[1], ROWS[2]):
         for grid in sorted((found[row] / "samples").glob("step-*.png"))[-1:] if row in found else ():
-            Image.open(grid).convert("RGB").quantize(128).save(IMAGES / f"{row.name}_samples.png", optimize=True)
+            keep_picture(grid, f"{row.name}_samples", 128)
 
 
 if __name__ == "__main__":

@@ -4,14 +4,14 @@ python benchmarks/readme_pictures.py --model ddpm-digits-class-conditional
 """
 
 import argparse
-from pathlib import Path
 
 import torch
+from kept import IMAGES, keep_picture
 
 from ddpm_ext.evaluation.generate import Sampling
 from ddpm_ext.evaluation.trajectory import record_trajectory
+from ddpm_ext.report.reported_model import load_real_images, open_model
 from ddpm_ext.report.steps import measure_steps, x_0_predictor
-from ddpm_ext.report.subject import load_real_images, open_subject
 from ddpm_ext.schedulers.samplers import make_sampler
 from ddpm_ext.visualization import (
     as_gif,
@@ -24,29 +24,27 @@ from ddpm_ext.visualization import (
 )
 
 
-IMAGES = Path(__file__).parents[1] / "docs" / "images"
-MOST_BYTES = 1_000_000  # all of docs/images: they are part of every clone
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="ddpm-digits-class-conditional")
-    subject = open_subject(parser.parse_args().model)
-    images = load_real_images(subject, "digits")
+    model = open_model(parser.parse_args().model)
+    images = load_real_images(model, "digits")
 
-    subject.pipeline.scheduler = make_sampler("ddim", subject.pipeline.scheduler)
-    way = record_trajectory(subject.pipeline, 10, Sampling(0, 10, 50, 1.5), list(range(10)), num_frames=20)
-    gif = as_gif(trajectory_frames(way, subject.class_names), seconds_per_frame=0.15)
+    model.pipeline.scheduler = make_sampler("ddim", model.pipeline.scheduler)
+    way = record_trajectory(model.pipeline, 10, Sampling(0, 10, 50, 1.5), list(range(10)), num_frames=20)
+    gif = as_gif(trajectory_frames(way, model.class_names), seconds_per_frame=0.15)
     (IMAGES / "denoising.gif").write_bytes(gif)
 
-    few, process = images.x_0[:2], subject.scheduler.process
+    few, process = images.x_0[:2], model.scheduler.process
     noise = torch.randn(few.shape, generator=torch.Generator().manual_seed(0))
-    predict = x_0_predictor(subject, images.labels[:2])
+    predict = x_0_predictor(model, images.labels[:2])
     strip = forward_strip(process, few, noise, [100, 200, 300, 400, 500, 600, 800, 999], predict)
     strip.save(IMAGES / "noising.png", optimize=True)
 
-    steps = measure_steps(subject, images, seed=0)
-    rows = [row for row in subject.facts.metrics if "loss" in row]
+    steps = measure_steps(model, images, seed=0)
+    rows = [row for row in model.facts.metrics if "loss" in row]
     charts = {
         "loss": loss_curve([row["step"] for row in rows], [row["loss"] for row in rows]),
         "bound": bound_terms(steps.timesteps, steps.terms_bpd),
@@ -54,12 +52,7 @@ def main() -> None:
     }
     for name, figure in charts.items():
         figure.set_size_inches(4.2, 3)
-        as_image(figure, dpi=110).convert("RGB").quantize(64).save(IMAGES / f"{name}.png", optimize=True)
-
-    sizes = {file.name: file.stat().st_size for file in sorted(IMAGES.iterdir())}
-    print(sizes, sum(sizes.values()))
-    if sum(sizes.values()) > MOST_BYTES:
-        raise SystemExit(f"the pictures take {sum(sizes.values()):,} bytes: at most {MOST_BYTES:,} are to be kept")
+        keep_picture(as_image(figure, dpi=110), name)
 
 
 if __name__ == "__main__":

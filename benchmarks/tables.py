@@ -10,6 +10,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from ddpm_ext.publishing.markdown import markdown_table
+
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -29,9 +31,7 @@ def markdown(name: str) -> str:
     if not path.exists():
         return "Not measured.\n"
     result = json.loads(path.read_text())
-    lines = [result["columns"], ["---"] * len(result["columns"]), *result["rows"]]
-    body = "".join("| " + " | ".join(cells) + " |\n" for cells in lines)
-    return f"{body}\n*{result['caption']}*\n"
+    return f"{markdown_table(result['columns'], result['rows'])}\n*{result['caption']}*\n"
 
 
 def main() -> None:

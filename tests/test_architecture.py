@@ -29,7 +29,6 @@ LEVELS = {
     "sharing": 2,
     "training": 2,
     "visualization": 2,
-    "doctor": 3,
     "train_scripts": 3,
 }
 FACADE = (

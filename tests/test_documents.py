@@ -75,3 +75,8 @@ def test_every_file_of_ours_that_is_named_exists(document):
         r"(?<![\w/])((?:benchmarks|train_scripts|ddpm_ext|docs|tests)/[\w/]+\.(?:py|yaml|md))", document.read_text()
     )
     assert [name for name in set(named) if not (ROOT / name).exists()] == []
+
+
+def test_the_pictures_of_the_readme_load_at_once():
+    pictures = re.findall(r"\]\((docs/images/[^)\s]+)\)", (ROOT / "README.md").read_text())
+    assert 0 < sum((ROOT / picture).stat().st_size for picture in set(pictures)) < 1_000_000

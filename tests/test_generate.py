@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ddpm_ext.evaluation.generate import Sampling, generate, to_bytes
+from ddpm_ext.evaluation.generate import Sampling, generate, quantize
 from ddpm_ext.randomness import generator_for
 
 
@@ -24,7 +24,7 @@ def test_images_come_in_the_order_of_their_numbers(pipeline):
     images = generate(pipeline, 4, Sampling(seed=3, batch_size=2, num_inference_steps=4))
     for i in range(4):
         one = pipeline(1, generator_for(3, "image", i), 4, output_type="pt").images
-        assert_same_images(to_bytes(one), images[i : i + 1])
+        assert_same_images(quantize(one), images[i : i + 1])
     assert len(torch.unique(images.flatten(1), dim=0)) == 4
 
 
@@ -39,7 +39,7 @@ def test_labels_and_guidance_reach_the_network(class_conditional):
     one = class_conditional(
         "automobile", 2.0, generator=generator_for(3, "image", 2), num_inference_steps=3, output_type="pt"
     )
-    assert_same_images(to_bytes(one.images), images[2:])
+    assert_same_images(quantize(one.images), images[2:])
 
 
 class Ranks:
@@ -83,7 +83,7 @@ def test_a_class_conditional_model_needs_labels(class_conditional):
 
 def test_bytes_are_rounded():
     values = torch.tensor([0.0, 0.001, 0.002, 0.5, 0.999, 1.0])
-    assert to_bytes(values).tolist() == [0, 0, 1, 128, 255, 255]
+    assert quantize(values).tolist() == [0, 0, 1, 128, 255, 255]
 
 
 def test_progress_counts_images(pipeline, capsys):

@@ -18,8 +18,8 @@ from ddpm_ext.diffusion import exact_bits_per_dim
 from ddpm_ext.randomness import generator_for
 from ddpm_ext.report.page import Choices, make_report
 from ddpm_ext.report.pictures import animation
+from ddpm_ext.report.reported_model import load_real_images, open_model
 from ddpm_ext.report.steps import chosen_timesteps, measure_steps, network_of
-from ddpm_ext.report.subject import load_real_images, open_subject
 from tests.browser import CHROMIUM, Browser
 from tests.conftest import tiny_unet
 from tests.fake_hub import FakeHub
@@ -68,7 +68,7 @@ def run(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def html(run) -> str:
-    return make_report(open_subject(str(run)), FEW)
+    return make_report(open_model(str(run)), FEW)
 
 
 @pytest.fixture
@@ -129,13 +129,13 @@ def test_a_run_without_a_pipeline_yet_has_the_report_of_its_newest_checkpoint(ru
     shutil.copytree(run / "checkpoints" / "checkpoint-12", unfinished / "checkpoints" / "checkpoint-12")
     for name in ("config.yaml", "metrics.jsonl"):
         shutil.copy(run / name, unfinished)
-    page = Page(make_report(open_subject(str(unfinished)), FEW))
+    page = Page(make_report(open_model(str(unfinished)), FEW))
     assert "for 12 updates" in page.text and "unfinished" in page.text
     assert f'from_pretrained("{unfinished}/checkpoints/checkpoint-12")' in page.text
 
 
 def test_a_pipeline_alone_has_a_report_too(tmp_path):
-    page = Page(make_report(open_subject(str(saved_pipeline(tmp_path / "alone"))), Choices(num_images=2)))
+    page = Page(make_report(open_model(str(saved_pipeline(tmp_path / "alone"))), Choices(num_images=2)))
     text = " ".join(page.text.split())
     assert "How it was trained is not recorded beside the model." in text
     assert "Not measured yet" in text and "DDIM, 20 steps, seed 0" in text  # as many as the chain has
@@ -147,13 +147,13 @@ def test_a_stock_pipeline_has_a_report(tmp_path):
     DDPMPipeline(tiny_unet(3, sample_size=(16, 8)), DDPMScheduler(100)).save_pretrained(tmp_path)
     config = tmp_path / "scheduler" / "scheduler_config.json"
     config.write_text(config.read_text().replace('"prediction_type": "epsilon",', ""))  # as in old ones
-    text = Page(make_report(open_subject(str(tmp_path)), FEW)).text
+    text = Page(make_report(open_model(str(tmp_path)), FEW)).text
     assert "colour images of 16x8 pixels (unconditional)" in text and "predicts the noise" in text
 
 
 def test_a_learned_log_variance_is_drawn_between_its_bounds(tmp_path):
     folder = saved_pipeline(tmp_path, "learned", learns_variance=True)
-    text = Page(make_report(open_subject(str(folder)), Choices(4, 3, dataset_name="digits"))).text
+    text = Page(make_report(open_model(str(folder)), Choices(4, 3, dataset_name="digits"))).text
     assert "The learned variance between its two bounds" in text
 
 
@@ -167,7 +167,7 @@ def test_what_comes_with_a_model_cannot_become_part_of_the_page(tmp_path):
     fake = '{"metrics": [{"name": "<script>", "value": 1, "protocol": "`<b>`"}]}'
     (tmp_path / "named" / "evaluation").mkdir()
     (tmp_path / "named" / "evaluation" / "metrics.json").write_text(fake)
-    page = Page(make_report(open_subject(str(tmp_path / "named")), FEW))
+    page = Page(make_report(open_model(str(tmp_path / "named")), FEW))
     assert not page.all("script") and not page.all("b")
     assert all(image["src"].startswith("data:") for image in page.all("img"))
     assert "<script>alert(1)</script>" in page.text
@@ -178,7 +178,7 @@ def test_broken_pictures_of_a_run_are_left_out(run, tmp_path):
     (folder / "samples").mkdir()
     for name in ("step-000001.png", "step-000002.png", "step-latest.png"):
         (folder / "samples" / name).write_bytes(b"no picture")
-    assert "updates, from the same noise" not in make_report(open_subject(str(folder)), FEW)
+    assert "updates, from the same noise" not in make_report(open_model(str(folder)), FEW)
 
 
 def test_a_large_animation_has_fewer_frames(monkeypatch):
@@ -194,16 +194,16 @@ def test_a_large_animation_has_fewer_frames(monkeypatch):
 
 def test_the_steps_are_those_of_the_exact_bound(tmp_path):
     folder = saved_pipeline(tmp_path, "learned_range", learns_variance=True)
-    subject = open_subject(str(folder))
-    images = load_real_images(subject, "digits")
-    steps = measure_steps(subject, images, seed=5)
-    scheduler = subject.scheduler
+    model = open_model(str(folder))
+    images = load_real_images(model, "digits")
+    steps = measure_steps(model, images, seed=5)
+    scheduler = model.scheduler
 
     def noise(t: int) -> torch.Tensor:
         return torch.randn(images.x_0.shape, generator=generator_for(5, "report", t))
 
     exact = exact_bits_per_dim(
-        scheduler.process, scheduler.parameterization, network_of(subject, None), images.x_0, noise_for=noise
+        scheduler.process, scheduler.parameterization, network_of(model, None), images.x_0, noise_for=noise
     )
     torch.testing.assert_close(steps.terms_bpd.T, exact.terms[:, steps.timesteps], rtol=1e-4, atol=1e-6)
     assert steps.fractions.shape == (len(steps.timesteps), 4096) and steps.log_variances is None
@@ -221,7 +221,7 @@ def test_images_are_only_fetched_where_somebody_asks(tmp_path):
     folder = saved_pipeline(tmp_path / "far")
     (folder / "config.yaml").write_text("dataset_name: somebody/far-away\n")
     with pytest.raises(ValueError, match="Its training data, somebody/far-away, is not here: `--dataset_name` tells"):
-        load_real_images(open_subject(str(folder)), None)
+        load_real_images(open_model(str(folder)), None)
 
 
 # ------------------------------------------------------------------ the script

@@ -10,8 +10,8 @@ from PIL import Image
 from ddpm_ext import ImprovedDDPMPipeline, ImprovedDDPMScheduler
 from ddpm_ext.evaluation.generate import Sampling
 from ddpm_ext.publishing.facts import Facts, Result
+from ddpm_ext.report.reported_model import open_model
 from ddpm_ext.report.runs_side_by_side import curves, differences, samples, short_names, table
-from ddpm_ext.report.subject import open_subject
 from tests.conftest import tiny_unet
 from tests.training_helpers import Script
 
@@ -41,12 +41,12 @@ def folders(tmp_path_factory) -> list[Path]:
 
 
 def test_only_arguments_of_training_that_differ_are_told(folders):
-    facts = [open_subject(str(folder)).facts for folder in folders]
+    facts = [open_model(str(folder)).facts for folder in folders]
     assert differences(facts) == {"variance_type": ["fixed_large", "learned"]}
 
 
 def test_names_are_cut_to_what_tells_runs_apart(folders):
-    assert short_names([open_subject(str(folder)) for folder in folders]) == ["fixed", "learned"]
+    assert short_names([open_model(str(folder)) for folder in folders]) == ["fixed", "learned"]
 
 
 def test_the_script_leaves_a_table_the_curves_and_the_samples(folders, tmp_path, capsys):
@@ -68,15 +68,15 @@ def test_what_was_measured_in_another_way_is_not_put_side_by_side(folders):
 
 
 def test_each_column_of_samples_starts_from_the_same_noise(folders):
-    subjects = [open_subject(str(folders[0])) for _ in range(2)]
-    picture = np.asarray(samples(subjects, ["", ""], 3, Sampling(num_inference_steps=2)))
+    models = [open_model(str(folders[0])) for _ in range(2)]
+    picture = np.asarray(samples(models, ["", ""], 3, Sampling(num_inference_steps=2)))
     upper, lower = np.split(picture[: len(picture) // 2 * 2], 2)
     colours = [np.unique(half.reshape(-1, 3), axis=0) for half in (upper, lower)]
     assert len(colours[0]) > 10 and np.array_equal(*colours)
 
 
 def test_no_curve_where_nobody_has_logged_it(folders):
-    facts = [open_subject(str(folder)).facts for folder in folders]
+    facts = [open_model(str(folder)).facts for folder in folders]
     assert curves(facts, ["a", "b"], "held_out_bits_per_dim", "bits/dim") is None
 
 

@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ddpm_ext.data.point_sets import PointSet
+from ddpm_ext.publishing.markdown import markdown_table
 from ddpm_ext.training.argument_parser import ScriptArgumentParser
 from ddpm_ext.training.argument_rules import Count, CountOrZero, Group, Text, Texts, flag
 from ddpm_ext.training.command_line import run_script
 
 
 if TYPE_CHECKING:
-    from ddpm_ext.evaluation.comparison import Compared, Subject
+    from ddpm_ext.evaluation.comparison import Compared, Domain
 
 
 SCHEDULES = ("linear", "quad", "cosine", "sigmoid")
@@ -62,16 +63,16 @@ def main() -> None:
     from diffusers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # of loading two small files
-    subject = _subject(arguments)
+    domain = _open_domain(arguments)
     models = [
-        _compared(folder / f"{schedule}-{predictor}", schedule, predictor, subject, arguments)
+        _compared(folder / f"{schedule}-{predictor}", schedule, predictor, domain, arguments)
         for schedule in schedules
         for predictor in predictors
     ]
-    subject.draw_trajectories(models).save(folder / "trajectories.png")
-    subject.draw_samples(models, len(predictors)).save(folder / "samples.png")
-    (folder / "comparison.json").write_text(_as_json(subject, models, arguments))
-    table = _as_table(subject, models)
+    domain.draw_trajectories(models).save(folder / "trajectories.png")
+    domain.draw_samples(models, len(predictors)).save(folder / "samples.png")
+    (folder / "comparison.json").write_text(_as_json(domain, models, arguments))
+    table = _as_table(domain, models)
     (folder / "comparison.md").write_text(table)
     print(f"\n{table}\n{folder} holds trajectories.png, samples.png, this table and comparison.json.")
 
@@ -108,7 +109,7 @@ def _claim(folder: Path, arguments: CompareArguments) -> None:
 _NOT_COMPARED = ("schedules", "predictors", "output_dir")  # more of them may be asked for later
 
 
-def _subject(arguments: CompareArguments) -> "Subject":
+def _open_domain(arguments: CompareArguments) -> "Domain":
     from ddpm_ext.evaluation.comparison import Digits, Points
 
     steps, seed = arguments.num_inference_steps, arguments.seed
@@ -118,7 +119,7 @@ def _subject(arguments: CompareArguments) -> "Subject":
 
 
 def _compared(
-    folder: Path, schedule: str, predictor: str, subject: "Subject", arguments: CompareArguments
+    folder: Path, schedule: str, predictor: str, domain: "Domain", arguments: CompareArguments
 ) -> "Compared":
     """The model in `folder`, which is trained, measured and looked at unless that is done."""
     import torch
@@ -132,14 +133,14 @@ def _compared(
         _train(folder, schedule, predictor, arguments)
         pipeline = DiffusionPipeline.from_pretrained(folder)
         pipeline.unet.eval()
-        values, look = subject.examine(pipeline)
+        values, look = domain.examine(pipeline)
         partial = done.with_name(".partial-compared.pt")
         torch.save({"values": values, **vars(look)}, partial)
         partial.replace(done)
     found = torch.load(done, weights_only=True)
     values = found.pop("values")
     model = Compared(schedule, predictor, values, Look(**found))
-    print(f"{model.name}: {subject.metric} {model}", flush=True)
+    print(f"{model.name}: {domain.metric} {model}", flush=True)
     return model
 
 
@@ -158,11 +159,11 @@ def _train(folder: Path, schedule: str, predictor: str, arguments: CompareArgume
             train_unconditional.main(argv)
 
 
-def _as_json(subject: "Subject", models: "list[Compared]", arguments: CompareArguments) -> str:
+def _as_json(domain: "Domain", models: "list[Compared]", arguments: CompareArguments) -> str:
     content = {
-        "metric": subject.metric,
-        "protocol": subject.protocol,
-        "real_samples": subject.floor,
+        "metric": domain.metric,
+        "protocol": domain.protocol,
+        "real_samples": domain.floor,
         "settings": {name: value for name, value in asdict(arguments).items() if name != "output_dir"},
         "models": [
             {"schedule": model.schedule, "predictor": model.predictor, "value": model.value, "values": model.values}
@@ -172,14 +173,13 @@ def _as_json(subject: "Subject", models: "list[Compared]", arguments: CompareArg
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
-def _as_table(subject: "Subject", models: "list[Compared]") -> str:
+def _as_table(domain: "Domain", models: "list[Compared]") -> str:
     """Markdown: a row for each schedule, a column for each predictor."""
     predictors = list(dict.fromkeys(model.predictor for model in models))
-    lines = [["schedule", *predictors], ["---"] * (len(predictors) + 1)]
-    for schedule in dict.fromkeys(model.schedule for model in models):
-        lines.append([schedule, *(str(model) for model in models if model.schedule == schedule)])
-    body = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
-    return f"{body}\n*{subject.metric} ({subject.protocol}); that of real samples is {subject.floor:.2g}.*\n"
+    schedules = dict.fromkeys(model.schedule for model in models)
+    rows = [[name, *(str(model) for model in models if model.schedule == name)] for name in schedules]
+    table = markdown_table(["schedule", *predictors], rows)
+    return f"{table}\n*{domain.metric} ({domain.protocol}); that of real samples is {domain.floor:.2g}.*\n"
 
 
 if __name__ == "__main__":

@@ -37,25 +37,25 @@ def main() -> None:
     from diffusers.utils.logging import disable_progress_bar
 
     from ddpm_ext.evaluation.generate import Sampling
+    from ddpm_ext.report.reported_model import open_model
     from ddpm_ext.report.runs_side_by_side import curves, samples, short_names, table
-    from ddpm_ext.report.subject import open_subject
     from ddpm_ext.training.processes import on_cpu, use_all_cores
     from ddpm_ext.visualization import as_image
 
     disable_progress_bar()  # of loading two small files
-    subjects = [open_subject(run) for run in runs]
+    models = [open_model(run) for run in runs]
     device = Accelerator(cpu=on_cpu()).device
     use_all_cores()
-    for subject in subjects:
-        subject.pipeline.to(device)
-    names, facts, folder = short_names(subjects), [subject.facts for subject in subjects], Path(arguments.output)
+    for model in models:
+        model.pipeline.to(device)
+    names, facts, folder = short_names(models), [model.facts for model in models], Path(arguments.output)
     folder.mkdir(parents=True, exist_ok=True)
     sampling = Sampling(
         arguments.seed,
         num_inference_steps=arguments.num_inference_steps,
         guidance_scale=arguments.guidance_scale,
     )
-    samples(subjects, names, arguments.num_images, sampling).save(folder / "samples.png")
+    samples(models, names, arguments.num_images, sampling).save(folder / "samples.png")
     written = ["samples.png"]
     for key, ylabel, file in (
         ("loss", "training loss", "loss.png"),

@@ -49,12 +49,12 @@ def main() -> None:
     from diffusers.utils.logging import disable_progress_bar
 
     from ddpm_ext.report.page import Choices, make_report
-    from ddpm_ext.report.subject import open_subject
+    from ddpm_ext.report.reported_model import open_model
     from ddpm_ext.training.processes import on_cpu, use_all_cores
 
     disable_progress_bar()  # of loading two small files
-    subject = open_subject(arguments.model)
-    subject.pipeline.to(Accelerator(cpu=on_cpu()).device)
+    model = open_model(arguments.model)
+    model.pipeline.to(Accelerator(cpu=on_cpu()).device)
     use_all_cores()
     choices = Choices(
         num_images=arguments.num_images,
@@ -64,10 +64,10 @@ def main() -> None:
         batch_size=arguments.batch_size,
         dataset_name=arguments.dataset_name,
     )
-    page = make_report(subject, choices)
+    page = make_report(model, choices)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(page, encoding="utf-8")
-    print(f"the report on {subject.title} is in {output} ({len(page.encode()) / 1e6:.1f} MB)")
+    print(f"the report on {model.title} is in {output} ({len(page.encode()) / 1e6:.1f} MB)")
 
 
 if __name__ == "__main__":

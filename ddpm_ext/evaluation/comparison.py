@@ -74,7 +74,7 @@ class Compared:
         return f"{self.value:.3g}{spread}"
 
 
-class Subject(Protocol):
+class Domain(Protocol):
     """What the compared models draw. `metric` is the number's name; smaller is better.
 
     `floor` is the number of real samples, and `protocol` says how it comes about.

@@ -112,7 +112,7 @@ def _generate_batch(
             eta=sampling.eta,
             output_type="pt",
         ).images
-    return to_bytes(images).cpu()
+    return quantize(images).cpu()
 
 
 def labels_like(reference: Tensor | None, num_classes: int, num_images: int) -> list[int]:
@@ -139,7 +139,7 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600:,} h {whole % 3600 // 60} min"
 
 
-def to_bytes(images: Tensor) -> Tensor:
+def quantize(images: Tensor) -> Tensor:
     """Images in [0, 1] to uint8, rounded."""
     return (images * 255).round().to(torch.uint8)
 

@@ -13,6 +13,8 @@ import yaml
 from huggingface_hub import EvalResult
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
+from ddpm_ext.publishing.markdown import markdown_table
+
 from .estimates import Estimate
 
 
@@ -54,12 +56,11 @@ class Measurement:
         return Measurement(entry["name"], entry["title"], estimate, entry["protocol"], entry["note"])
 
 
-def markdown_table(measurements: Sequence[Measurement]) -> str:
+def as_markdown(measurements: Sequence[Measurement]) -> str:
     """A row for each number, with its 95 % interval and its protocol; notes below."""
-    lines = ["| metric | value [95 % interval] | protocol |", "| --- | --- | --- |"]
-    lines += [f"| {one.title} | {one.estimate} | {one.describe_protocol()} |" for one in measurements]
-    notes = [f"\n{one.note}" for one in measurements if one.note]
-    return "\n".join([*lines, *notes]) + "\n"
+    rows = [[one.title, str(one.estimate), one.describe_protocol()] for one in measurements]
+    notes = [f"\n{one.note}\n" for one in measurements if one.note]
+    return "".join([markdown_table(["metric", "value [95 % interval]", "protocol"], rows), *notes])
 
 
 def as_text(measurements: Sequence[Measurement]) -> str:
@@ -125,7 +126,7 @@ def write_measurements(folder: Path, measurements: Sequence[Measurement], model:
         "torch": torch.__version__,
     }
     file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-    (folder / "metrics.md").write_text(markdown_table(both))
+    (folder / "metrics.md").write_text(as_markdown(both))
     index = {"model-index": eval_results_to_model_index(Path(model).name, eval_results(both))}
     (folder / "model-index.yaml").write_text(yaml.safe_dump(index, sort_keys=False, allow_unicode=True))
 

@@ -4,13 +4,14 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import NormalDist
 
 import yaml
 from safetensors import SafetensorError, safe_open
 
 
 _RUNNING = ("running_mean", "running_var", "num_batches_tracked")  # of batch norm
-_REACH = 1.96  # standard errors to either side that 95 % of a normal distribution lie within
+_REACH = NormalDist().inv_cdf(0.975)  # standard errors to either side that 95 % lie within
 _WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
 

@@ -8,13 +8,15 @@ card ends with a mark of its own text, so that one that a person has edited is k
 
 import hashlib
 import re
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from .facts import Facts, read_facts
+from .facts import Facts, Result, read_facts
+from .markdown import markdown_table
 from .wording import grid_caption, limits, training, usage, usage_note, what_it_is
 
 
@@ -58,12 +60,17 @@ def model_card(facts: Facts, repo_id: str | None = None, licence: str | None = N
         loss_picture="loss.png" if (facts.folder / "loss.png").exists() else None,
         configuration=yaml.safe_dump(facts.configuration, sort_keys=False).strip(),
         environment=facts.run.get("environment", "not recorded"),
-        results=facts.results,
+        results=_results_table(facts.results) if facts.results else None,
         limits=limits(facts),
         licence=f"{licence}." if licence else "None was stated: ask before you use the model for more than reading.",
     )
     text = str(card).rstrip() + "\n"
     return ModelCard(text + _MARK.format(digest=_digest(text)))
+
+
+def _results_table(results: Sequence[Result]) -> str:
+    rows = [[result.name, result.shown, result.protocol] for result in results]
+    return markdown_table(["metric", "value", "protocol"], rows).rstrip()
 
 
 def _digest(text: str) -> str:

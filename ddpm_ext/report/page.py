@@ -14,8 +14,8 @@ from ddpm_ext.evaluation.generate import Sampling
 from ddpm_ext.publishing.wording import limits, usage, usage_note, what_it_is
 from ddpm_ext.schedulers.samplers import make_sampler
 
+from .reported_model import ReportedModel
 from .sections import Section, denoising, process, results, samples, training_course
-from .subject import Subject
 
 
 @dataclass(frozen=True)
@@ -31,20 +31,20 @@ class Choices:
     dataset_name: str | None = None
 
 
-def make_report(subject: Subject, choices: Choices) -> str:
+def make_report(model: ReportedModel, choices: Choices) -> str:
     """The report as HTML; ValueError where `dataset_name` cannot be read or the model has no guidance."""
-    steps = choices.num_inference_steps or min(50, subject.process.num_timesteps)
+    steps = choices.num_inference_steps or min(50, model.process.num_timesteps)
     sampling = Sampling(choices.seed, choices.batch_size, steps, choices.guidance_scale)
-    guided = f", guidance {choices.guidance_scale:g}" if subject.class_names else ""
-    sampler, name = ("euler", "Euler") if subject.facts.is_flow_matching else ("ddim", "DDIM")
+    guided = f", guidance {choices.guidance_scale:g}" if model.class_names else ""
+    sampler, name = ("euler", "Euler") if model.facts.is_flow_matching else ("ddim", "DDIM")
     how = f"{name}, {steps} steps{guided}, seed {choices.seed}"
-    subject.pipeline.scheduler = make_sampler(sampler, subject.pipeline.scheduler)
-    measured = process(subject, choices.dataset_name, choices.seed)
-    drawn = [samples(subject, choices.num_images, sampling, how), denoising(subject, sampling, how)]
-    return render(subject, [*drawn, training_course(subject), results(subject), *measured, Section("use", "Use")])
+    model.pipeline.scheduler = make_sampler(sampler, model.pipeline.scheduler)
+    measured = process(model, choices.dataset_name, choices.seed)
+    drawn = [samples(model, choices.num_images, sampling, how), denoising(model, sampling, how)]
+    return render(model, [*drawn, training_course(model), results(model), *measured, Section("use", "Use")])
 
 
-def render(subject: Subject, sections: Sequence[Section]) -> str:
+def render(model: ReportedModel, sections: Sequence[Section]) -> str:
     """The page of these sections, with what is known of the model around them."""
     files = resources.files("ddpm_ext.report")
     environment = jinja2.Environment(
@@ -52,15 +52,15 @@ def render(subject: Subject, sections: Sequence[Section]) -> str:
     )
     environment.filters["code"] = _with_code
     template = environment.from_string(files.joinpath("template.html").read_text(encoding="utf-8"))
-    facts = subject.facts
+    facts = model.facts
     return template.render(
-        title=subject.title,
+        title=model.title,
         style=Markup(files.joinpath("style.css").read_text(encoding="utf-8")),
         what_it_is=what_it_is(facts),
         sections=sections,
         results=facts.results,
-        name=subject.name,
-        usage=usage(facts, subject.where),
+        name=model.name,
+        usage=usage(facts, model.where),
         usage_note=usage_note(facts),
         limits=limits(facts),
         command=_on_lines(str(facts.run.get("command", ""))),

@@ -11,10 +11,11 @@ from PIL import Image
 
 from ddpm_ext.evaluation.generate import Sampling, generate
 from ddpm_ext.publishing.facts import Facts
+from ddpm_ext.publishing.markdown import markdown_table
 from ddpm_ext.training.logging_arguments import ClassConditionalLoggingArguments
 from ddpm_ext.visualization import labelled_grid, metric_curves, opaque_image, smoothed
 
-from .subject import Subject
+from .reported_model import ReportedModel
 
 
 # What says where a run goes and what is seen of it, not what is trained.
@@ -30,10 +31,10 @@ def differences(runs: Sequence[Facts]) -> dict[str, list[str]]:
     return {name: found for name, found in values.items() if len(set(found)) > 1}
 
 
-def short_names(subjects: Sequence[Subject]) -> list[str]:
+def short_names(models: Sequence[ReportedModel]) -> list[str]:
     """The runs' names without the beginning and the end, cut at hyphens, that all have in common."""
-    parts = [subject.title.split("-") for subject in subjects]
-    if len({subject.title for subject in subjects}) == len(subjects) > 1:
+    parts = [model.title.split("-") for model in models]
+    if len({model.title for model in models}) == len(models) > 1:
         while len({part[0] for part in parts}) == 1 and min(map(len, parts)) > 1:
             parts = [part[1:] for part in parts]
         while len({part[-1] for part in parts}) == 1 and min(map(len, parts)) > 1:
@@ -51,14 +52,14 @@ def curves(runs: Sequence[Facts], names: Sequence[str], key: str, ylabel: str) -
     return metric_curves(found, ylabel, log_scale=True) if found else None
 
 
-def samples(subjects: Sequence[Subject], names: Sequence[str], num_images: int, sampling: Sampling) -> Image.Image:
+def samples(models: Sequence[ReportedModel], names: Sequence[str], num_images: int, sampling: Sampling) -> Image.Image:
     """`num_images` samples of each run in a row of its own, each column from the same noise; of a class-conditional
     model, of all classes in turn."""
     rows = []
-    for subject in subjects:
-        classes = len(subject.class_names)
+    for model in models:
+        classes = len(model.class_names)
         labels = [i % classes for i in range(num_images)] if classes else None
-        rows.append(list(generate(subject.pipeline, num_images, sampling, labels, progress=subject.title)))
+        rows.append(list(generate(model.pipeline, num_images, sampling, labels, progress=model.title)))
     return opaque_image(labelled_grid(rows, list(names)))
 
 
@@ -78,9 +79,8 @@ def table(runs: Sequence[Facts], names: Sequence[str]) -> str:
         if None not in found:
             columns[first.name] = [one.shown for one in found]
             protocols.append(f"{first.name}: {first.protocol}.")
-    lines = [list(columns), ["---"] * len(columns), *zip(*columns.values(), strict=True)]
     notes = "".join(f"\n{protocol}\n" for protocol in protocols)
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines) + notes
+    return markdown_table(list(columns), zip(*columns.values(), strict=True)) + notes
 
 
 def _last_loss(run: Facts) -> str:

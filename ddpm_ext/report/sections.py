@@ -26,8 +26,8 @@ from ddpm_ext.visualization import (
 )
 
 from .pictures import Picture, animation, chart, image
+from .reported_model import RealImages, ReportedModel, load_real_images
 from .steps import Steps, measure_steps, x_0_predictor
-from .subject import RealImages, Subject, load_real_images
 
 
 _MOST_CLASSES = 10
@@ -46,28 +46,28 @@ class Section:
 # ------------------------------------------------------------------ what it draws
 
 
-def samples(subject: Subject, num_images: int, sampling: Sampling, how: str) -> Section:
+def samples(model: ReportedModel, num_images: int, sampling: Sampling, how: str) -> Section:
     """Samples of now, and some of those that were drawn while it trained."""
-    names = subject.class_names
+    names = model.class_names
     shown = torch.linspace(0, len(names) - 1, min(len(names), _MOST_CLASSES)).round().long().tolist()
     labels = [shown[i % len(shown)] for i in range(num_images)] if names else None
-    images = generate(subject.pipeline, num_images, sampling, labels, progress="samples")
+    images = generate(model.pipeline, num_images, sampling, labels, progress="samples")
     if labels is None:
-        grid = labelled_grid([list(row) for row in images.split(images_side_by_side(subject.pipeline, 10))])
+        grid = labelled_grid([list(row) for row in images.split(images_side_by_side(model.pipeline, 10))])
         what = f"{num_images} samples"
     else:
         grid = class_grid(images, labels, names)
         some = f"{len(shown)} of {len(names)} classes" if len(shown) < len(names) else f"each of {len(names)} classes"
         what = f"{num_images} samples, of {some} in turn"
     now = image(grid, f"{what}, not selected: {how}.", f"A grid of {what} that the model has drawn.")
-    return Section("samples", "Samples", pictures=[now, *_while_it_trained(subject)])
+    return Section("samples", "Samples", pictures=[now, *_while_it_trained(model)])
 
 
-def _while_it_trained(subject: Subject) -> list[Picture]:
+def _while_it_trained(model: ReportedModel) -> list[Picture]:
     """The first, the middle and the last grid that a run has drawn; nothing where there are fewer than two."""
     found = [
         (int(file.stem[5:]), file)
-        for file in (subject.folder / "samples").glob("step-*.png")
+        for file in (model.folder / "samples").glob("step-*.png")
         if file.stem[5:].isdecimal()
     ]
     found.sort()
@@ -84,12 +84,12 @@ def _while_it_trained(subject: Subject) -> list[Picture]:
     return pictures
 
 
-def denoising(subject: Subject, sampling: Sampling, how: str) -> Section:
+def denoising(model: ReportedModel, sampling: Sampling, how: str) -> Section:
     """The way from noise to a few samples."""
-    names = subject.class_names
-    count = images_side_by_side(subject.pipeline, 10)
+    names = model.class_names
+    count = images_side_by_side(model.pipeline, 10)
     labels = [i % len(names) for i in range(count)] if names else None
-    trajectory = record_trajectory(subject.pipeline, count, sampling, labels)
+    trajectory = record_trajectory(model.pipeline, count, sampling, labels)
     few = Trajectory(trajectory.timesteps, trajectory.samples[:, :3], trajectory.predictions[:, :3])
     moving = animation(
         trajectory_frames(trajectory, [names[label] for label in labels] if labels else ()),
@@ -97,7 +97,7 @@ def denoising(subject: Subject, sampling: Sampling, how: str) -> Section:
         f"An animation of {count} images that emerge from noise, and below each the image that the network predicts.",
     )
     still = image(
-        trajectory_grid(few, images_side_by_side(subject.pipeline, 10)),
+        trajectory_grid(few, images_side_by_side(model.pipeline, 10)),
         "The first three of them at some of the steps.",
         "Rows of images that go from noise to samples, and below each the image that the network predicts from it.",
     )
@@ -108,9 +108,9 @@ def denoising(subject: Subject, sampling: Sampling, how: str) -> Section:
 # ------------------------------------------------------------------ how it was trained
 
 
-def training_course(subject: Subject) -> Section:
+def training_course(model: ReportedModel) -> Section:
     """What was trained on, and the logged curves."""
-    facts = subject.facts
+    facts = model.facts
     if not facts.configuration:
         return Section("training", "Training", ["How it was trained is not recorded beside the model."])
     rows = facts.metrics
@@ -141,9 +141,9 @@ def training_course(subject: Subject) -> Section:
     return Section("training", "Training", [f"{training(facts)}."], pictures)
 
 
-def results(subject: Subject) -> Section:
+def results(model: ReportedModel) -> Section:
     """What was measured; the page makes a table of it."""
-    is_measured = bool(subject.facts.results)
+    is_measured = bool(model.facts.results)
     return Section(
         "results", "Results", [] if is_measured else ["Not measured yet; `train_scripts/evaluate.py` measures."]
     )
@@ -152,33 +152,33 @@ def results(subject: Subject) -> Section:
 # ------------------------------------------------------------------ what its steps are
 
 
-def process(subject: Subject, dataset_name: str | None, seed: int) -> list[Section]:
+def process(model: ReportedModel, dataset_name: str | None, seed: int) -> list[Section]:
     """The schedule, real images on their way to noise, and what the network makes of each step; of flow matching,
     which has neither schedule nor bound, the second alone."""
-    own = subject.process
+    own = model.process
     forward = Section("process", "The way to noise")
     if isinstance(own, GaussianDiffusion):
-        forward.pictures.append(_schedule(subject, own))
+        forward.pictures.append(_schedule(model, own))
     try:
-        images = load_real_images(subject, dataset_name)
+        images = load_real_images(model, dataset_name)
     except ValueError as error:
         if dataset_name is not None:
             raise
         forward.words.append(f"No real images are shown. {error}")
         return [forward]
-    forward.pictures.append(_strip(subject, images, seed))
+    forward.pictures.append(_strip(model, images, seed))
     if not isinstance(own, GaussianDiffusion):
         return [forward]
-    steps = measure_steps(subject, images, seed)
+    steps = measure_steps(model, images, seed)
     words = f"Measured on {images.source}, at {len(steps.timesteps)} of the {own.num_timesteps:,} timesteps."
-    return [forward, Section("steps", "Step by step", [words], _step_pictures(subject, steps))]
+    return [forward, Section("steps", "Step by step", [words], _step_pictures(model, steps))]
 
 
-def _schedule(subject: Subject, own: GaussianDiffusion) -> Picture:
+def _schedule(model: ReportedModel, own: GaussianDiffusion) -> Picture:
     others = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
     compared = {"this model": own}
     for name, schedule in others.items():
-        if schedule != subject.scheduler.config.beta_schedule or subject.scheduler.config.trained_betas:
+        if schedule != model.scheduler.config.beta_schedule or model.scheduler.config.trained_betas:
             compared[name] = GaussianDiffusion(make_betas(schedule, 1000))
     return chart(
         schedules(compared),
@@ -187,13 +187,13 @@ def _schedule(subject: Subject, own: GaussianDiffusion) -> Picture:
     )
 
 
-def _strip(subject: Subject, images: RealImages, seed: int) -> Picture:
-    last, count = subject.process.num_timesteps - 1, images_side_by_side(subject.pipeline, 10) - 2
+def _strip(model: ReportedModel, images: RealImages, seed: int) -> Picture:
+    last, count = model.process.num_timesteps - 1, images_side_by_side(model.pipeline, 10) - 2
     timesteps = torch.linspace(0, last, max(2, count) + 1).round().long()[1:].unique().tolist()
     few = images.x_0[:3]
     noise = torch.randn(few.shape, generator=torch.Generator().manual_seed(seed)).to(few.device)
     labels = None if images.labels is None else images.labels[:3]
-    strip = forward_strip(subject.process, few, noise, timesteps, x_0_predictor(subject, labels))
+    strip = forward_strip(model.process, few, noise, timesteps, x_0_predictor(model, labels))
     return image(
         strip,
         "Real images on their way to noise, and below each the x₀ that the network predicts from it at once.",
@@ -201,8 +201,8 @@ def _strip(subject: Subject, images: RealImages, seed: int) -> Picture:
     )
 
 
-def _step_pictures(subject: Subject, steps: Steps) -> list[Picture]:
-    scheduler, at = subject.scheduler, torch.tensor(steps.timesteps)
+def _step_pictures(model: ReportedModel, steps: Steps) -> list[Picture]:
+    scheduler, at = model.scheduler, torch.tensor(steps.timesteps)
     sums, counts = (torch.zeros(scheduler.process.num_timesteps) for _ in range(2))
     sums[at], counts[at] = steps.losses.sum(1), float(steps.losses.shape[1])
     pictures = [

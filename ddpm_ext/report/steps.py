@@ -12,7 +12,7 @@ from ddpm_ext.diffusion.losses import bound_term_bpd, simple_loss
 from ddpm_ext.diffusion.parameterization import clip_to, variance_fraction
 from ddpm_ext.randomness import generator_for
 
-from .subject import RealImages, Subject
+from .reported_model import RealImages, ReportedModel
 
 
 _MOST_PIXELS = 4096  # at each timestep, of which a learned variance is looked at
@@ -31,15 +31,15 @@ class Steps:
     log_variances: Tensor | None
 
 
-def network_of(subject: Subject, labels: Tensor | None) -> Callable[[Tensor, Tensor], Tensor]:
+def network_of(model: ReportedModel, labels: Tensor | None) -> Callable[[Tensor, Tensor], Tensor]:
     """The network's output for x_t and t, told the labels where the model is class-conditional."""
     arguments = () if labels is None else (labels,)
-    return lambda x_t, t: subject.pipeline.unet(x_t, t, *arguments).sample
+    return lambda x_t, t: model.pipeline.unet(x_t, t, *arguments).sample
 
 
-def x_0_predictor(subject: Subject, labels: Tensor | None) -> Callable[[Tensor, Tensor], Tensor]:
+def x_0_predictor(model: ReportedModel, labels: Tensor | None) -> Callable[[Tensor, Tensor], Tensor]:
     """The x_0 that the network predicts from x_t at t, clipped as in sampling."""
-    scheduler, process, network = subject.scheduler, subject.process, network_of(subject, labels)
+    scheduler, process, network = model.scheduler, model.process, network_of(model, labels)
 
     @torch.no_grad()
     def predict(x_t: Tensor, t: Tensor) -> Tensor:
@@ -59,11 +59,11 @@ def chosen_timesteps(num_timesteps: int) -> list[int]:
 
 
 @torch.no_grad()
-def measure_steps(subject: Subject, images: RealImages, seed: int) -> Steps:
+def measure_steps(model: ReportedModel, images: RealImages, seed: int) -> Steps:
     """The steps of the training chain at `chosen_timesteps`, with fresh noise at each."""
-    scheduler, x_0 = subject.scheduler, images.x_0
+    scheduler, x_0 = model.scheduler, images.x_0
     process, parameterization = scheduler.process, scheduler.parameterization
-    network = network_of(subject, images.labels)
+    network = network_of(model, images.labels)
     timesteps = chosen_timesteps(process.num_timesteps)
     terms, losses, variances = [], [], []
     for timestep in timesteps:

@@ -5,7 +5,7 @@ a part also has the time of the kernels that were launched in it.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -13,6 +13,8 @@ from accelerate import Accelerator
 from torch.autograd import DeviceType
 from torch.autograd.profiler_util import EventList, FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function, schedule
+
+from ddpm_ext.publishing.markdown import markdown_table
 
 from .logs import Logs
 
@@ -121,8 +123,9 @@ def as_page(events: Iterable[FunctionEvent], averages: EventList, steps: int, de
     return (
         f"# Where the time of a step goes\n\nMeans over {steps} steps, on {processor}, torch {torch.__version__}. "
         "Being watched makes a step slower: shares are what to read. `trace.json` has every call; ui.perfetto.dev "
-        f"opens it.\n\n## Parts\n\n{_table(head, rows)}\n## Operators\n\nTime in the operator itself, without those "
-        f"that it calls.\n\n{_operators(averages, steps, total, on_gpu)}\n"
+        f"opens it.\n\n## Parts\n\n{markdown_table(head, rows)}\n"
+        f"## Operators\n\nTime in the operator itself, without those that it calls.\n\n"
+        f"{_operators(averages, steps, total, on_gpu)}\n"
         f"## Waiting\n\n{_waits(averages, steps, on_gpu)}\n"
     )
 
@@ -159,7 +162,7 @@ def _operators(averages: EventList, steps: int, total: float, on_gpu: bool) -> s
         ]
         for entry in found[:_OPERATORS]
     ]
-    return _table(["operator", "calls", "ms on the GPU" if on_gpu else "ms", "share of the step"], rows)
+    return markdown_table(["operator", "calls", "ms on the GPU" if on_gpu else "ms", "share of the step"], rows)
 
 
 def _waits(averages: EventList, steps: int, on_gpu: bool) -> str:
@@ -167,12 +170,7 @@ def _waits(averages: EventList, steps: int, on_gpu: bool) -> str:
         return "There is no device that the host could wait for."
     found = [entry for entry in averages if entry.key.startswith("cuda") and "Synchronize" in entry.key]
     rows = [[f"`{entry.key}`", f"{entry.count / steps:.1f}", _ms(entry.cpu_time_total / steps)] for entry in found]
-    return _table(["the host waits in", "calls", "ms"], rows) if rows else "The host never waited for the GPU."
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join("| " + " | ".join(cells) + " |\n" for cells in lines)
+    return markdown_table(["the host waits in", "calls", "ms"], rows) if rows else "The host never waited for the GPU."
 
 
 def _ms(microseconds: float) -> str:

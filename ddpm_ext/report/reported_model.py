@@ -24,7 +24,7 @@ _MOST_IMAGES, _MOST_VALUES = 64, 2**16  # of real images; values are those of a 
 
 
 @dataclass(frozen=True)
-class Subject:
+class ReportedModel:
     """A model, its `name` as it was asked for, and the `folder` of its run, in which, or in the newest checkpoint of
     which, the pipeline lies."""
 
@@ -68,7 +68,7 @@ class RealImages:
     source: str
 
 
-def open_subject(model: str) -> Subject:
+def open_model(model: str) -> ReportedModel:
     """The model in folder or repository `model`; ValueError, in one sentence, where there is none."""
     pipeline = load_pipeline(newest_pipeline(model))
     try:
@@ -78,33 +78,33 @@ def open_subject(model: str) -> Subject:
         raise ValueError(f"`model` is {model}, of which a file cannot be read: {error}.") from error
     # Configs of stock models leave out what is at its default, and classes may have no names; the pipeline knows all.
     scheduler, unet = dict(scheduler_of_training(pipeline.scheduler).config), dict(pipeline.unet.config)
-    subject = Subject(model, folder, replace(facts, unet=unet, scheduler=scheduler), pipeline)
-    index = {**facts.index, "id2label": dict(enumerate(subject.class_names))}
-    return replace(subject, facts=replace(subject.facts, index=index))
+    found = ReportedModel(model, folder, replace(facts, unet=unet, scheduler=scheduler), pipeline)
+    index = {**facts.index, "id2label": dict(enumerate(found.class_names))}
+    return replace(found, facts=replace(found.facts, index=index))
 
 
-def load_real_images(subject: Subject, dataset_name: str | None) -> RealImages:
+def load_real_images(model: ReportedModel, dataset_name: str | None) -> RealImages:
     """Some images of `dataset_name`, or else of what the model was trained on where that is on this machine.
 
     Held-out ones where there are such. ValueError, in one sentence, where there are none: nothing is downloaded that
     `dataset_name` does not ask for.
     """
-    recorded = subject.facts.configuration
+    recorded = model.facts.configuration
     if dataset_name is not None:
-        return _first_images(subject, {"dataset_name": dataset_name})
+        return _first_images(model, {"dataset_name": dataset_name})
     name = recorded.get("dataset_name") or recorded.get("train_data_dir")
     if name is None:
         raise ValueError("What it was trained on is not recorded: `--dataset_name` tells where to find images.")
     if name != "digits" and not Path(str(name)).exists():
         raise ValueError(f"Its training data, {name}, is not here: `--dataset_name` tells where to find images.")
     keys = ("dataset_name", "train_data_dir", "dataset_config_name", "image_column", "label_column", "cache_dir")
-    return _first_images(subject, {key: recorded.get(key) for key in keys})
+    return _first_images(model, {key: recorded.get(key) for key in keys})
 
 
-def _first_images(subject: Subject, where: dict[str, str | None]) -> RealImages:
+def _first_images(model: ReportedModel, where: dict[str, str | None]) -> RealImages:
     """The first images of the test split, or of the train split where there is no other."""
-    recorded = subject.facts.configuration
-    channels, height, width = subject.pipeline.sample_shape
+    recorded = model.facts.configuration
+    channels, height, width = model.pipeline.sample_shape
     count = max(4, min(_MOST_IMAGES, _MOST_VALUES // (channels * height * width)))
     splits = [str(recorded.get(f"{kind}_split") or kind) for kind in ("test", "train")]
     for split in splits:
@@ -123,12 +123,10 @@ def _first_images(subject: Subject, where: dict[str, str | None]) -> RealImages:
             if split == splits[-1]:
                 raise ValueError(f"No images could be read: {error}") from error
     chosen = torch.arange(min(count, len(data)))
-    labels = data.labels[chosen] if subject.class_names and data.labels is not None else None
-    if labels is not None and int(labels.max()) >= len(subject.class_names):
-        raise ValueError(
-            f"Split '{split}' has a class {int(labels.max())}: the model knows {len(subject.class_names)}."
-        )
-    device = subject.pipeline.unet.device
+    labels = data.labels[chosen] if model.class_names and data.labels is not None else None
+    if labels is not None and int(labels.max()) >= len(model.class_names):
+        raise ValueError(f"Split '{split}' has a class {int(labels.max())}: the model knows {len(model.class_names)}.")
+    device = model.pipeline.unet.device
     x_0 = to_unit_range(data.integers(chosen).to(device), data.max_value)
     source = (
         f"{len(x_0)} images of {Path(str(where['dataset_name'] or where['train_data_dir'])).name}, split '{split}'"
