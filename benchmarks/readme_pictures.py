@@ -24,8 +24,6 @@ from ddpm_ext.visualization import (
 )
 
 
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="ddpm-digits-class-conditional")

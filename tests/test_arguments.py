@@ -206,6 +206,8 @@ def test_choices_are_those_of_the_mathematics_and_of_diffusers():
         (["--prediction_type", "eps"], ["`prediction_type`", "'eps'", "epsilon"]),
         (["--ddpm_num_steps", "x"], ["`num_train_timesteps`", "'x'"]),
         (["--output_dir", ""], ["`output_dir`", "''"]),
+        (["--output_dir", __file__], ["`output_dir`", "a folder, new or existing,"]),
+        (["--output_dir", f"{__file__}/run"], ["`output_dir`", "not below a file"]),
         (["--loss", "hybrid"], ["`loss`", "`variance_type`", "'learned_range'"]),
         (["--num_train_timesteps", "10", "--num_inference_steps", "20"], ["`num_inference_steps`", "20", "10"]),
         (["--guidance_scale", "2"], ["`--guidance_scale`", "class-conditional"]),

@@ -1,5 +1,6 @@
 """The compiled network of a run: the same run, and `auto` compiles where it pays."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -38,6 +39,7 @@ def an_accelerator(**changes: object) -> Accelerator:
     usual = {
         "device": torch.device("cpu"),
         "distributed_type": DistributedType.NO,
+        "no_sync": lambda network: nullcontext(),
         "state": SimpleNamespace(dynamo_plugin=SimpleNamespace(backend=DynamoBackend.NO)),
     }
     return SimpleNamespace(**{**usual, **changes})
@@ -51,11 +53,13 @@ class Clock:
         monkeypatch.setattr(compilation.time, "perf_counter", lambda: self.now)
 
     def network(self, seconds: float) -> nn.Module:
+        network = nn.Linear(1, 1)
+        plain = network.forward
+
         def forward(x: torch.Tensor) -> torch.Tensor:
             self.now += seconds
-            return x
+            return plain(x)
 
-        network = nn.Identity()
         network.forward = forward
         return network
 
@@ -95,24 +99,47 @@ def test_auto_compiles_where_that_pays(seconds, compiled_seconds, steps, chosen,
         assert again.chosen is chosen
 
 
-def test_where_compiling_fails_auto_goes_on_without_and_always_says_so(monkeypatch):
-    def breaks(network: nn.Module, **_: object) -> nn.Module:
-        def forward(x: torch.Tensor) -> torch.Tensor:
+class Breaks(torch.autograd.Function):
+    """Fails in one of the two directions."""
+
+    @staticmethod
+    def forward(_: object, x: torch.Tensor, where: str) -> torch.Tensor:
+        if where == "forward":
             raise RuntimeError("no C++ compiler\nwas found.")
+        return x.clone()
 
-        broken = nn.Identity()
-        broken.forward = forward
-        return broken
+    @staticmethod
+    def backward(_: object, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        raise RuntimeError("no C++ compiler\nwas found.")
 
-    clock, said = Clock(monkeypatch), []
-    monkeypatch.setattr(torch, "compile", breaks)
-    network = Compilation(clock.network(1.0), "auto", an_accelerator(), 5000, said.append)
-    train(network, 30)
-    assert network.chosen is False
+
+@pytest.mark.parametrize("where", ["forward", "backward"])  # both are compiled when they are first called
+def test_where_compiling_fails_auto_goes_on_without_and_always_says_so(where, monkeypatch):
+    plain, said = nn.Linear(1, 1), []
+    monkeypatch.setattr(torch, "compile", lambda network, **_: lambda x: Breaks.apply(network(x), where))
+    network = Compilation(plain, "auto", an_accelerator(), 5000, said.append)
+    network.resume(True)
+    output = network(torch.ones(1))
+    output.sum().backward()
+    assert network.chosen is False and plain.weight.grad.item() == 1
     assert said == ["torch.compile fails here (no C++ compiler was found): training goes on without"]
-    network = Compilation(clock.network(1.0), "always", an_accelerator(), 5000, said.append)
+    network = Compilation(plain, "always", an_accelerator(), 5000, said.append)
     with pytest.raises(ValueError, match=r"`compile` is 'always', but torch.compile fails here \(no C\+\+ compiler"):
-        train(network, 1)
+        network(torch.ones(1))
+
+
+def test_to_see_whether_it_compiles_changes_nothing(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda network, **_: network)
+    outcomes = []
+    for choice in ("never", "always"):
+        torch.manual_seed(0)
+        plain = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(0.5))
+        network = Compilation(plain, choice, an_accelerator(), 5000, print)
+        output = network(torch.randn(8, 4))
+        output.square().sum().backward()
+        outcomes.append([output, *(parameter.grad for parameter in plain.parameters()), *plain.buffers()])
+    for never, always in zip(*outcomes, strict=True):
+        assert torch.equal(never, always)
 
 
 def test_what_is_not_combined(monkeypatch):

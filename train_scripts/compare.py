@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 from ddpm_ext.data.point_sets import PointSet
 from ddpm_ext.publishing.markdown import markdown_table
 from ddpm_ext.training.argument_parser import ScriptArgumentParser
-from ddpm_ext.training.argument_rules import Count, CountOrZero, Group, Text, Texts, flag
+from ddpm_ext.training.argument_rules import Count, CountOrZero, Folder, Group, Text, Texts, flag
 from ddpm_ext.training.command_line import run_script
 
 
@@ -50,7 +50,7 @@ class CompareArguments(Group):
     num_samples: Count | None = flag(None, "Samples of each model (default: 2000 points, 1000 digits).")
     num_inference_steps: Count = flag(250, "Sampling steps.", metavar="STEPS")
     seed: CountOrZero = flag(0, "Settles everything random.")
-    output_dir: Text | None = flag(None, "Where it goes (default: comparison-points or -digits).", metavar="FOLDER")
+    output_dir: Folder | None = flag(None, "Where it goes (default: comparison-points or -digits).", metavar="FOLDER")
 
 
 def main() -> None:

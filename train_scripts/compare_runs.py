@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ddpm_ext.training.argument_parser import ScriptArgumentParser
-from ddpm_ext.training.argument_rules import Count, CountOrZero, Group, NonNegative, Text, Texts, flag
+from ddpm_ext.training.argument_rules import Count, CountOrZero, Folder, Group, NonNegative, Texts, flag
 from ddpm_ext.training.command_line import run_script
 
 
@@ -19,7 +19,7 @@ class CompareRunsArguments(Group):
     _argument_group_name = "Which runs, and what to draw"
 
     runs: Texts | None = flag(None, "Two to five folders of runs.", metavar="FOLDER")
-    output: Text = flag("side-by-side", "Where the pictures and the table go.", metavar="FOLDER")
+    output: Folder = flag("side-by-side", "Where the pictures and the table go.", metavar="FOLDER")
     num_images: Count = flag(10, "Samples of each run.")
     num_inference_steps: Count = flag(100, "Sampling steps.", metavar="STEPS")
     guidance_scale: NonNegative = flag(1.0, "Classifier-free guidance; 1 is none.", metavar="W")

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
 from ddpm_ext.training.argument_parser import ScriptArgumentParser
-from ddpm_ext.training.argument_rules import Group, ShareBelowOne, Text, flag
+from ddpm_ext.training.argument_rules import Folder, Group, ShareBelowOne, Text, flag
 from ddpm_ext.training.command_line import run_script
 
 
@@ -35,7 +35,7 @@ class ConversionArguments(Group):
     ema: ShareBelowOne | None = flag(
         None, "Converts the average of this rate, ema_RATE_STEP.pt, which lies beside a modelSTEP.pt.", "RATE"
     )
-    output_dir: Text | None = flag(None, "Where the pipeline goes: a folder, new or empty.", "FOLDER")
+    output_dir: Folder | None = flag(None, "Where the pipeline goes: a folder, new or empty.", "FOLDER")
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from ddpm_ext.training.argument_parser import ScriptArgumentParser
-from ddpm_ext.training.argument_rules import Group, Text, flag
+from ddpm_ext.training.argument_rules import Folder, Group, Text, flag
 from ddpm_ext.training.command_line import run_script
 
 
@@ -24,7 +24,7 @@ class ExportArguments(Group):
     model: Text | None = flag(
         None, "A pipeline: output folder of a run, checkpoint, or Hub repository.", metavar="FOLDER|REPO"
     )
-    output_dir: Text | None = flag(None, "Where it goes: a folder, new or empty.", metavar="FOLDER")
+    output_dir: Folder | None = flag(None, "Where it goes: a folder, new or empty.", metavar="FOLDER")
     format: Literal["self_contained", "diffusers", "package"] = flag(
         "self_contained",
         "self_contained: with its code, for all who have diffusers; diffusers: stock classes and no code, as far as"

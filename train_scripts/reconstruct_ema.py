@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddpm_ext.training.argument_parser import ScriptArgumentParser
-from ddpm_ext.training.argument_rules import Count, Group, Text, Width, flag
+from ddpm_ext.training.argument_rules import Count, Folder, Group, Text, Width, flag
 from ddpm_ext.training.command_line import run_script
 
 
@@ -31,7 +31,7 @@ class ReconstructionArguments(Group):
     run: Text | None = flag(None, "Output folder of a run with --ema_sigma_rel.", metavar="FOLDER")
     sigma_rel: Width | None = flag(None, "Width: 0.05 averages over about the last tenth of the run.", metavar="WIDTH")
     step: Count | None = flag(None, "Step that the average ends at (default: the last one with snapshots).")
-    output: Text | None = flag(None, "Where the pipeline goes: a folder, new or empty.", metavar="FOLDER")
+    output: Folder | None = flag(None, "Where the pipeline goes: a folder, new or empty.", metavar="FOLDER")
 
 
 def main() -> None:
@@ -41,7 +41,7 @@ def main() -> None:
         if getattr(arguments, name) is None:
             raise ValueError(f"`{name}` must be given.")
     output = Path(arguments.output)
-    if output.is_file() or (output.is_dir() and any(output.iterdir())):
+    if output.is_dir() and any(output.iterdir()):
         raise ValueError(f"`output` is {output}, which exists: a folder, new or empty, is accepted.")
 
     from ddpm_ext.pipelines.loading import load_pipeline

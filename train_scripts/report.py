@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ddpm_ext.training.argument_parser import ScriptArgumentParser
-from ddpm_ext.training.argument_rules import Count, CountOrZero, Group, NonNegative, Text, flag
+from ddpm_ext.training.argument_rules import Count, CountOrZero, File, Group, NonNegative, Text, flag
 from ddpm_ext.training.command_line import run_script
 
 
@@ -22,7 +22,7 @@ class ReportArguments(Group):
     model: Text | None = flag(
         None, "Folder of a run, or folder or Hub repository of a pipeline.", metavar="FOLDER|REPO"
     )
-    output: Text = flag("report.html", "The page.", metavar="FILE")
+    output: File = flag("report.html", "The page.", metavar="FILE")
     num_images: Count = flag(50, "How many samples to show.")
     num_inference_steps: Count | None = flag(None, "Steps of DDIM to each of them (default: 50, or all if fewer).")
     guidance_scale: NonNegative = flag(1.0, "Classifier-free guidance; 1 is none.", metavar="W")
@@ -42,7 +42,7 @@ def main() -> None:
     if arguments.model is None:
         raise ValueError("`model` must be given: the folder of a run, or the folder or Hub repository of a pipeline.")
     output = Path(arguments.output)
-    if output.suffix not in (".html", ".htm") or output.is_dir():
+    if output.suffix not in (".html", ".htm"):
         raise ValueError(f"`output` is {output}: a file that ends in .html is accepted.")
 
     from accelerate import Accelerator

@@ -13,7 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddpm_ext.training.argument_parser import ScriptArgumentParser
-from ddpm_ext.training.argument_rules import Count, CountOrZero, Group, NonNegative, Share, Switch, Text, Texts, flag
+from ddpm_ext.training.argument_rules import (
+    Count,
+    CountOrZero,
+    File,
+    Group,
+    NonNegative,
+    Place,
+    Share,
+    Switch,
+    Text,
+    Texts,
+    flag,
+)
 from ddpm_ext.training.command_line import run_script
 
 
@@ -27,9 +39,9 @@ class SampleArguments(Group):
     _argument_group_name = "What to sample, how, and where to"
 
     model: Text | None = flag(None, "Folder or Hub repository of the pipeline.", metavar="FOLDER|REPO")
-    output: Text = flag("samples.png", "A .png for one grid, an .npz, or a folder for one PNG per image.")
+    output: Place = flag("samples.png", "A .png for one grid, an .npz, or a folder for one PNG per image.")
     num_images: Count = flag(16, "How many images.")
-    trajectory: Text | None = flag(
+    trajectory: File | None = flag(
         None, "A .gif or .png of how the first images come about: x_t and the x_0 predicted from it.", metavar="FILE"
     )
     compare: Texts | None = flag(
@@ -62,7 +74,7 @@ def main() -> None:
     if arguments.model is None:
         raise ValueError("`model` must be given: the folder or Hub repository of a pipeline.")
     output = Path(arguments.output)
-    if output.suffix not in (".png", ".npz", ""):
+    if output.suffix not in (".png", ".npz", "") or (output.is_dir() if output.suffix else output.is_file()):
         raise ValueError(f"`output` is {output}: a .png, an .npz or a folder is accepted.")
     if arguments.compare is not None:
         _check_comparison(arguments)

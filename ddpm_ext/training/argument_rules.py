@@ -10,6 +10,7 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 
 from transformers.hf_argparser import HfArg
@@ -26,7 +27,29 @@ class Rule:
 
 _NUMBER = (int, float)
 
+
+def _is_below_folders(path: str) -> bool:
+    return bool(path) and next(place for place in Path(path).absolute().parents if place.exists()).is_dir()
+
+
 Text = Annotated[str, Rule("a text that is not empty", (str,), bool)]
+Place = Annotated[str, Rule("a path that is not below a file", (str,), _is_below_folders)]
+Folder = Annotated[
+    str,
+    Rule(
+        "a folder, new or existing, that is not below a file,",
+        (str,),
+        lambda value: _is_below_folders(value) and not Path(value).is_file(),
+    ),
+]
+File = Annotated[
+    str,
+    Rule(
+        "a file, new or existing, in a folder",
+        (str,),
+        lambda value: _is_below_folders(value) and not Path(value).is_dir(),
+    ),
+]
 Switch = Annotated[bool, Rule("true or false", (bool,), lambda value: True)]
 Count = Annotated[int, Rule("a whole number of at least 1", (int,), lambda value: value >= 1)]
 CountOrZero = Annotated[int, Rule("a whole number of at least 0", (int,), lambda value: value >= 0)]

@@ -11,6 +11,7 @@ from .argument_rules import (
     Channels,
     Count,
     CountOrZero,
+    Folder,
     Group,
     NonNegative,
     Positive,
@@ -125,7 +126,7 @@ class ProcessArguments(Group):
 class TrainingArguments(Group):
     _argument_group_name = "Training (how long, how fast, and what is kept)"
 
-    output_dir: Text = flag(
+    output_dir: Folder = flag(
         "ddpm-model",
         "Where the pipeline, its configuration, the metrics, the samples and the checkpoints go.",
         metavar="FOLDER",

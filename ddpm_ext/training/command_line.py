@@ -70,7 +70,8 @@ def parse(kind: Kind, argv: Sequence[str] | None = None) -> Arguments:
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Run a script's `main`; a user's mistake (ValueError) becomes one line on stderr and exit code 2, no traceback.
+    """Run a script's `main`; a user's mistake (ValueError, or a file that may not be read or written) becomes one line
+    on stderr and exit code 2, no traceback.
 
     Of several processes the main one speaks for all. The others wait for the launcher to end them, as it does when
     one has failed; where it does not, the mistake is theirs alone, such as a data set that one node lacks, and they
@@ -78,7 +79,7 @@ def run_script(main: Callable[[], None]) -> None:
     """
     try:
         main()
-    except ValueError as error:
+    except (ValueError, PermissionError) as error:
         if not is_main_process():
             time.sleep(_SECONDS_TO_BE_ENDED)
         print(f"error: {error}", file=sys.stderr)

@@ -16,7 +16,7 @@ from typing import Literal
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, DynamoBackend, broadcast_object_list
+from accelerate.utils import DistributedType, DynamoBackend, broadcast_object_list, gather_object
 from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
@@ -62,17 +62,9 @@ class Compilation:
 
     def __call__(self, *inputs: Tensor | None) -> BaseOutput:
         """The network's output in training."""
-        if self._compiled is None:
-            return self._network(*inputs)
-        if self._is_proven:
-            return self._compiled(*inputs)
-        try:
-            output = self._compiled(*inputs)
-        except (RuntimeError, ImportError, OSError) as error:
-            self._give_up(error)
-            return self._network(*inputs)
-        self._is_proven = True
-        return output
+        if self._compiled is not None and not self._is_proven:
+            self._prove(inputs)
+        return (self._network if self._compiled is None else self._compiled)(*inputs)
 
     @property
     def trial_steps(self) -> int:
@@ -120,13 +112,35 @@ class Compilation:
     def _compile(self) -> None:
         self._compiled = torch.compile(self._network, dynamic=False, options={"fallback_random": True})
 
-    def _give_up(self, error: Exception) -> None:
-        reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+    def _prove(self, inputs: tuple[Tensor | None, ...]) -> None:
+        """Calls forward and backward once, for both are compiled when they are called, and nothing of it stays.
+
+        Where that fails in one process, all give up.
+        """
+        learned = [parameter for parameter in self._network.parameters() if parameter.requires_grad]
+        running = [(buffer, buffer.clone()) for buffer in self._network.buffers()]
+        device, reason = self._accelerator.device, None
+        try:
+            with (
+                torch.random.fork_rng([device] if device.type == "cuda" else []),
+                self._accelerator.no_sync(self._network),
+            ):
+                torch.autograd.grad(self._compiled(*inputs)[0].sum(), learned, allow_unused=True)
+        except (RuntimeError, ImportError, OSError) as error:
+            reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+        for buffer, value in running:
+            buffer.copy_(value)
+        for found in gather_object([reason]):
+            if found is not None and self._compiled is not None:
+                self._give_up(found)
+        self._is_proven = True
+
+    def _give_up(self, reason: str) -> None:
         if self._choice == "always":
             raise ValueError(
                 f"`compile` is 'always', but torch.compile fails here ({reason}): 'never' is accepted, and on a CPU "
                 "a C++ compiler may be what is missing."
-            ) from error
+            )
         self._say(f"torch.compile fails here ({reason}): training goes on without")
         self._compiled, self.chosen = None, False
 

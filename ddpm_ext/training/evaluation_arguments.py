@@ -3,7 +3,20 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from .argument_rules import Channels, Count, CountOrZero, Group, NonNegative, Share, Size, Switch, Text, Texts, flag
+from .argument_rules import (
+    Channels,
+    Count,
+    CountOrZero,
+    Folder,
+    Group,
+    NonNegative,
+    Share,
+    Size,
+    Switch,
+    Text,
+    Texts,
+    flag,
+)
 
 
 @dataclass(frozen=True)
@@ -18,7 +31,7 @@ class EvaluationArguments(Group):
         "Any of fid, kid, precision_recall, class_accuracy, nll and memorisation (default: fid).",
         metavar="METRIC",
     )
-    output: Text | None = flag(None, "Folder for the results (default: evaluation, in the model's folder).")
+    output: Folder | None = flag(None, "Folder for the results (default: evaluation, in the model's folder).")
     num_images: Count = flag(10_000, "Images to sample; of an .npz, as many as it has at most.")
     features: Text = flag(
         "inception",

@@ -47,9 +47,7 @@ _OF_A_RUN = (
 
 
 def check_output_folder(output_dir: Path, overwrite: bool, resuming: bool) -> None:
-    """ValueError where `output_dir` cannot take this run: it is a file, or holds another run."""
-    if output_dir.exists() and not output_dir.is_dir():
-        raise ValueError(f"`output_dir` is {output_dir}, which is a file: a folder, new or empty, is accepted.")
+    """ValueError where `output_dir` cannot take this run: it holds another."""
     found = [name for name in _OF_A_RUN if (output_dir / name).exists()]
     if found and not (overwrite or resuming):
         raise ValueError(
