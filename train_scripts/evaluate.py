@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from ddpm_ext.training.argument_parser import ScriptArgumentParser
 from ddpm_ext.training.command_line import run_script
-from ddpm_ext.training.evaluation_arguments import EvaluationArguments, ReferenceDataArguments, SamplingArguments
+from ddpm_ext.training.evaluation_arguments import EvaluationArguments, ReferenceDataArguments
+from ddpm_ext.training.sampling_arguments import SamplingArguments
 
 
 if TYPE_CHECKING:
@@ -109,16 +110,14 @@ def _with_what_was_trained_on(data: ReferenceDataArguments, subject: "Subject") 
 def _settings(arguments: EvaluationArguments, sampling: SamplingArguments, subject: "Subject") -> "EvaluationSettings":
     from ddpm_ext.diffusion.checks import one_of
     from ddpm_ext.evaluation.evaluator import EvaluationSettings
-    from ddpm_ext.evaluation.generate import Sampling
     from ddpm_ext.evaluation.reference import default_cache
-    from ddpm_ext.schedulers.samplers import SAMPLERS, check_sampler, default_sampler, default_steps
+    from ddpm_ext.schedulers.samplers import SAMPLERS, check_sampler, default_sampler
 
     if subject.pipeline is None:
         sampler = one_of("sampler", sampling.sampler or "ddpm", SAMPLERS)
     else:
         sampler = sampling.sampler or default_sampler(subject.pipeline.scheduler)
         check_sampler(sampler, subject.pipeline.scheduler)
-    steps = sampling.num_inference_steps or default_steps(sampler)
     cache = default_cache() if arguments.reference_cache is None else Path(arguments.reference_cache)
     return EvaluationSettings(
         num_images=arguments.num_images,
@@ -130,13 +129,7 @@ def _settings(arguments: EvaluationArguments, sampling: SamplingArguments, subje
         likelihood=arguments.likelihood,
         likelihood_images=arguments.likelihood_images,
         sampler=sampler,
-        sampling=Sampling(
-            seed=sampling.seed,
-            batch_size=sampling.batch_size,
-            num_inference_steps=int(steps) if steps.isdecimal() else steps,
-            guidance_scale=sampling.guidance_scale,
-            eta=sampling.eta,
-        ),
+        sampling=sampling.by(sampler),
     )
 
 

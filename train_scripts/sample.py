@@ -13,30 +13,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddpm_ext.training.argument_parser import ScriptArgumentParser
-from ddpm_ext.training.argument_rules import (
-    Count,
-    CountOrZero,
-    File,
-    Group,
-    NonNegative,
-    Place,
-    Share,
-    Switch,
-    Text,
-    Texts,
-    flag,
-)
+from ddpm_ext.training.argument_rules import Count, File, Group, Place, Switch, Text, Texts, flag
 from ddpm_ext.training.command_line import run_script
+from ddpm_ext.training.sampling_arguments import SamplingArguments
 
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor
 
+    from ddpm_ext.evaluation.generate import Sampling
+
 
 @dataclass(frozen=True)
 class SampleArguments(Group):
-    _argument_group_name = "What to sample, how, and where to"
+    _argument_group_name = "What to sample, and where to"
 
     model: Text | None = flag(None, "Folder or Hub repository of the pipeline.", metavar="FOLDER|REPO")
     output: Place = flag("samples.png", "A .png for one grid, an .npz, or a folder for one PNG per image.")
@@ -53,31 +44,19 @@ class SampleArguments(Group):
     class_labels: Texts | None = flag(
         None, "Classes, ids or names, taken in turn (default: all classes in turn).", metavar="CLASS"
     )
-    guidance_scale: NonNegative = flag(1.0, "Classifier-free guidance; 1 is none.", metavar="W")
-    sampler: Text | None = flag(
-        None,
-        "ddpm (the default), ddim, dpmsolver++, unipc, heun, deis, euler, euler_ancestral or pndm; of flow matching"
-        " euler (the default), heun, dpmsolver++ or unipc.",
-    )
-    num_inference_steps: Text | None = flag(
-        None, "Steps (default: 250 for ddpm, 50 for ddim, else 20); for ddpm and ddim also 10,15,25 or ddim50."
-    )
-    eta: Share | None = flag(None, "DDIM's share of noise, 0 to 1.", metavar="ETA")
-    seed: CountOrZero = flag(0, "Settles every image.")
-    batch_size: Count = flag(64, "Images per forward pass and process; changes nothing but memory and speed.")
     compile: Switch = flag(False, "torch.compile the network, which takes a minute: for thousands of images.")
 
 
 def main() -> None:
-    parser = ScriptArgumentParser([SampleArguments], __doc__.split("\n")[0])
-    arguments = SampleArguments(**vars(parser.read(sys.argv[1:])))
+    parser = ScriptArgumentParser([SampleArguments, SamplingArguments], __doc__.split("\n")[0])
+    arguments, sampling = parser.parse_dict(vars(parser.read(sys.argv[1:])))
     if arguments.model is None:
         raise ValueError("`model` must be given: the folder or Hub repository of a pipeline.")
     output = Path(arguments.output)
     if output.suffix not in (".png", ".npz", "") or (output.is_dir() if output.suffix else output.is_file()):
         raise ValueError(f"`output` is {output}: a .png, an .npz or a folder is accepted.")
     if arguments.compare is not None:
-        _check_comparison(arguments)
+        _check_comparison(arguments, sampling)
     if arguments.trajectory is not None and Path(arguments.trajectory).suffix not in (".gif", ".png"):
         raise ValueError(f"`trajectory` is {arguments.trajectory}: a .gif or a .png is accepted.")
 
@@ -85,15 +64,15 @@ def main() -> None:
     from diffusers.utils.logging import disable_progress_bar
 
     from ddpm_ext.evaluation.compiled_network import compile_network
-    from ddpm_ext.evaluation.generate import Sampling, generate
+    from ddpm_ext.evaluation.generate import generate
     from ddpm_ext.pipelines.loading import load_pipeline
-    from ddpm_ext.schedulers.samplers import default_sampler, default_steps, make_sampler
+    from ddpm_ext.schedulers.samplers import default_sampler, make_sampler
     from ddpm_ext.training.checkpoints import newest_pipeline
     from ddpm_ext.training.processes import check_processes, on_cpu, use_all_cores
 
     disable_progress_bar()  # of loading two small files
     pipeline = load_pipeline(newest_pipeline(arguments.model))
-    sampler = arguments.sampler or default_sampler(pipeline.scheduler)
+    sampler = sampling.sampler or default_sampler(pipeline.scheduler)
     pipeline.scheduler = make_sampler(sampler, pipeline.scheduler)
     labels = _labels(pipeline, arguments)
     accelerator = Accelerator(cpu=on_cpu())
@@ -103,41 +82,31 @@ def main() -> None:
     if arguments.compile:
         compile_network(pipeline.unet)
     if arguments.compare is not None:
-        _write_comparison(pipeline, labels, accelerator, arguments)
+        _write_comparison(pipeline, labels, accelerator, arguments, sampling.by(sampler))
         return
-    steps = arguments.num_inference_steps or default_steps(sampler)
-    sampling = Sampling(
-        seed=arguments.seed,
-        batch_size=min(arguments.batch_size, -(-arguments.num_images // accelerator.num_processes)),
-        num_inference_steps=int(steps) if steps.isdecimal() else steps,
-        guidance_scale=arguments.guidance_scale,
-        eta=arguments.eta,
-    )
-    images = generate(pipeline, arguments.num_images, sampling, labels, accelerator, progress="sampling")
+    chosen = sampling.by(sampler)
+    images = generate(pipeline, arguments.num_images, chosen, labels, accelerator, progress="sampling")
     if accelerator.is_main_process:
         _write(images, labels, output)
         print(f"{len(images)} images are in {output}")
         if arguments.trajectory is not None:
-            _write_trajectory(pipeline, sampling, labels, arguments)
+            _write_trajectory(pipeline, chosen, labels, arguments)
 
 
-def _check_comparison(arguments: SampleArguments) -> None:
+def _check_comparison(arguments: SampleArguments, sampling: SamplingArguments) -> None:
     if not arguments.output.endswith(".png"):
         raise ValueError(f"`output` is {arguments.output}: with `compare`, a .png is accepted.")
-    for name in ("num_inference_steps", "eta", "trajectory"):
-        if getattr(arguments, name) is not None:
-            raise ValueError(f"`{name}` is {getattr(arguments, name)} beside `compare`, which leaves no use for it.")
+    for name, value in (*vars(sampling).items(), ("trajectory", arguments.trajectory)):
+        if name in ("sampler", "num_inference_steps", "eta", "trajectory") and value is not None:
+            raise ValueError(f"`{name}` is {value} beside `compare`, which leaves no use for it.")
 
 
 def _write_comparison(
-    pipeline, labels: list[int] | None, accelerator: "Accelerator", arguments: SampleArguments
+    pipeline, labels: list[int] | None, accelerator: "Accelerator", arguments: SampleArguments, sampling: "Sampling"
 ) -> None:
-    from ddpm_ext.evaluation.generate import Sampling
     from ddpm_ext.evaluation.samplers_side_by_side import comparison_grid, draw_each, parse
 
     choices = [parse(entry) for entry in arguments.compare]
-    share = -(-arguments.num_images // accelerator.num_processes)
-    sampling = Sampling(arguments.seed, min(arguments.batch_size, share), guidance_scale=arguments.guidance_scale)
     drawn = list(draw_each(pipeline, choices, arguments.num_images, sampling, labels, accelerator))
     if accelerator.is_main_process:
         output = Path(arguments.output)

@@ -47,7 +47,8 @@ def generate(
     """
     check_sampling(pipeline, sampling, class_labels is not None)
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator is not None else (0, 1)
-    batches = [list(batch) for batch in _batches(num_images, sampling.batch_size)]
+    share = -(-num_images // world)
+    batches = [list(batch) for batch in _batches(num_images, min(sampling.batch_size, share))]
     pipeline.set_progress_bar_config(disable=True)
     parts = []
     started = time.perf_counter()

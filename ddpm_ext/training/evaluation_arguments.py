@@ -9,8 +9,6 @@ from .argument_rules import (
     CountOrZero,
     Folder,
     Group,
-    NonNegative,
-    Share,
     Size,
     Switch,
     Text,
@@ -58,24 +56,6 @@ class EvaluationArguments(Group):
     weights: Literal["saved", "raw"] = flag(
         "saved", "The weights that the pipeline was saved with, averaged if the run did so, or those of training."
     )
-
-
-@dataclass(frozen=True)
-class SamplingArguments(Group):
-    _argument_group_name = "How to sample"
-
-    sampler: Text | None = flag(
-        None,
-        "ddpm (the default), ddim, dpmsolver++, unipc, heun, deis, euler, euler_ancestral or pndm; of flow matching"
-        " euler (the default), heun, dpmsolver++ or unipc.",
-    )
-    num_inference_steps: Text | None = flag(
-        None, "Steps (default: 250 for ddpm, 50 for ddim, else 20); for ddpm and ddim also 10,15,25 or ddim50."
-    )
-    guidance_scale: NonNegative = flag(1.0, "Classifier-free guidance; 1 is none.", metavar="W")
-    eta: Share | None = flag(None, "DDIM's share of noise, 0 to 1.", metavar="ETA")
-    seed: CountOrZero = flag(0, "Settles every image.")
-    batch_size: Count = flag(64, "Images per forward pass and process; changes nothing but memory and speed.")
 
 
 @dataclass(frozen=True)
