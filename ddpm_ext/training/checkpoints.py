@@ -86,8 +86,7 @@ def written_whole(target: Path) -> Iterator[Path]:
 
 def remove_oldest(folder: Path, keep: int | None) -> None:
     """Removes all but the `keep` newest checkpoints; call it when the newest is whole."""
-    found = list_checkpoints(folder)
-    for checkpoint in found[: len(found) - keep] if keep else []:
+    for checkpoint in list_checkpoints(folder)[:-keep] if keep else []:
         _remove(checkpoint)
 
 
