@@ -11,10 +11,7 @@ the machine disturbs.
 *Overhead.* One run of the digits recipe draws every other update's flips, times, noise and crops the plain way, from
 one generator and for its own batch only, so that both ways share whatever else the machine does. A checkpoint is
 written ten times as a whole (into a temporary folder that is renamed) and ten times in place, in turn; the difference
-is spread over the steps between two checkpoints.
-
-*A checkpoint.* The network of Ho et al. (2020) for CIFAR-10, its optimizer and two power-function averages, after one
-update: by the clock, from the start of writing to the name that makes it whole.
+is spread over the steps between two checkpoints. What large ones cost: `checkpoint.py`.
 """
 
 import argparse
@@ -36,7 +33,7 @@ from torch import Tensor
 
 from ddpm_ext.randomness import Draws
 from ddpm_ext.train_scripts import train_unconditional
-from ddpm_ext.training import run as run_module
+from ddpm_ext.training import checkpoint_writer
 from ddpm_ext.training.run import Run
 from ddpm_ext.training.stream import Stream
 
@@ -92,6 +89,7 @@ def train_until(last_step: int, argv: list[str]) -> None:
         if run.step == last_step:
             if last_step == EARLY:
                 after_update(run, stops)
+                run.checkpoints.wait()
             os._exit(0)
         after_update(run, stops)
 
@@ -165,15 +163,16 @@ def overhead(steps: int) -> tuple[dict[bool, list[float]], dict[bool, list[float
 
 
 def _seconds_to_save(run: Run, whole: bool) -> float:
-    written_whole = run_module.written_whole
+    written_whole = checkpoint_writer.written_whole
     if not whole:
-        run_module.written_whole = _written_in_place
+        checkpoint_writer.written_whole = _written_in_place
     try:
         began = time.process_time()
         run.save_checkpoint()
+        run.checkpoints.wait()
         return time.process_time() - began
     finally:
-        run_module.written_whole = written_whole
+        checkpoint_writer.written_whole = written_whole
 
 
 @contextmanager
@@ -183,60 +182,20 @@ def _written_in_place(target: Path) -> Iterator[Path]:
     yield target
 
 
-# ------------------------------------------------------------------ a checkpoint
-
-
-CIFAR_10 = (
-    "--dataset_name digits --resolution 32 --image_channels 3 --block_out_channels 128 256 256 256 "
-    "--layers_per_block 2 --attention_resolutions 16 --attention_head_dim 256 --train_batch_size 2 "
-    "--ema_sigma_rel 0.05 0.10 --max_train_steps 2 --lr_warmup_steps 0"
-).split()
-
-
-def checkpoint_seconds(repeats: int) -> tuple[list[float], int, int]:
-    """The time of each writing, its size in bytes, and the number of the network's parameters."""
-    seconds: list[float] = []
-    found = {}
-    after_update = Run._after_update
-
-    def saves(run: Run, stops: bool) -> None:
-        for _ in range(repeats):
-            began = time.perf_counter()
-            run.save_checkpoint()
-            seconds.append(time.perf_counter() - began)
-        (checkpoint,) = (run.output_dir / "checkpoints").iterdir()
-        found["bytes"] = sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file())
-        found["parameters"] = run.state.unet.num_parameters()
-        raise Enough
-
-    Run._after_update = saves
-    try:
-        with tempfile.TemporaryDirectory() as root:
-            sys.argv = ["train_unconditional.py", *QUIET, *CIFAR_10, "--output_dir", str(Path(root) / "run")]
-            train_unconditional.main()
-    except Enough:
-        pass
-    finally:
-        Run._after_update = after_update
-    return seconds, found["bytes"], found["parameters"]
-
-
 # ------------------------------------------------------------------ tables
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--repeats", type=int, default=9, help="launches from either checkpoint, and checkpoints")
+    parser.add_argument("--repeats", type=int, default=9, help="launches from either checkpoint")
     parser.add_argument("--steps", type=int, default=600, help="updates in which the two ways of drawing take turns")
-    parser.add_argument("--only", choices=("checkpoint", "overhead", "resume"), help="one of the three measurements")
+    parser.add_argument("--only", choices=("overhead", "resume"), help="one of the two measurements")
     parser.add_argument("--train_until", type=int, help=argparse.SUPPRESS)
     arguments, rest = parser.parse_known_args()
     if arguments.train_until is not None:
         train_until(arguments.train_until, rest)
         return
     torch.set_num_threads(1)
-    if arguments.only in (None, "checkpoint"):
-        _write_checkpoint_table(*checkpoint_seconds(arguments.repeats))
     if arguments.only in (None, "overhead"):
         _write_overhead_table(arguments.steps, *overhead(arguments.steps))
     if arguments.only in (None, "resume"):
@@ -270,15 +229,6 @@ def _write_overhead_table(steps: int, updates: dict[bool, list[float]], checkpoi
         "run, by `benchmarks/resume.py` (one thread)."
     )
     write_result("exactness_overhead", caption, ["", "exact", "plain", "overhead"], rows)
-
-
-def _write_checkpoint_table(seconds: list[float], size_bytes: int, parameters: int) -> None:
-    row = [f"{parameters / 1e6:.1f} million", f"{size_bytes / 2**20:,.0f} MiB", f"{median(seconds):.1f} s"]
-    caption = (
-        "The network of Ho et al. (2020) for CIFAR-10 with its optimizer and two averages, median of "
-        f"{len(seconds)} on a local disk, by `benchmarks/resume.py`."
-    )
-    write_result("checkpoint", caption, ["parameters", "checkpoint", "written in"], [row])
 
 
 if __name__ == "__main__":

@@ -69,6 +69,17 @@ def test_what_a_killed_run_left_is_no_checkpoint_and_goes_with_the_next_one(tmp_
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-10"]
 
 
+@pytest.mark.parametrize("keep", [1, 2, 3, 4, 5, None])
+def test_the_limit_never_removes_more_than_what_exceeds_it(keep, tmp_path):
+    for step in range(1, 5):
+        with written_whole(tmp_path / f"checkpoint-{step}"):
+            pass
+        remove_oldest(tmp_path, keep)
+        first = max(1, step - keep + 1) if keep else 1
+        expected = [f"checkpoint-{i}" for i in range(first, step + 1)]
+        assert [path.name for path in list_checkpoints(tmp_path)] == expected
+
+
 def test_a_checkpoint_loses_its_name_before_its_files(tmp_path, monkeypatch):
     """So that a run that is killed while it removes one leaves nothing that looks whole."""
     for step in (5, 10):

@@ -6,9 +6,9 @@ import pytest
 from accelerate import Accelerator
 from diffusers import DiffusionPipeline
 
-from ddpm_ext.training import state
 from ddpm_ext.training.interruption import INTERRUPTED, Interruption
 from ddpm_ext.training.run import Run
+from ddpm_ext.training.state import SavedState
 from tests.training_helpers import Script, largest_difference, weights
 
 
@@ -18,7 +18,11 @@ def test_a_run_told_to_stop_finishes_its_step_and_resumes_to_the_same_weights(
 ):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     script.run("train_unconditional", "--output_dir", str(whole))
-    update = Run.update
+    update, write = Run.update, SavedState.write
+
+    def written_slowly(*arguments: object) -> None:
+        time.sleep(0.3)
+        write(*arguments)
 
     def told_to_stop_in_step_8(run: Run, loss, t, weight) -> None:
         if run.step == 7:
@@ -27,6 +31,7 @@ def test_a_run_told_to_stop_finishes_its_step_and_resumes_to_the_same_weights(
 
     with monkeypatch.context() as patch:
         patch.setattr(Run, "update", told_to_stop_in_step_8)
+        patch.setattr(SavedState, "write", written_slowly)
         with pytest.raises(SystemExit) as ended:
             script.run("train_unconditional", "--output_dir", str(stopped))
     assert ended.value.code == INTERRUPTED == 75
@@ -35,19 +40,22 @@ def test_a_run_told_to_stop_finishes_its_step_and_resumes_to_the_same_weights(
     assert largest_difference(weights(whole), weights(stopped)) == 0
 
 
-def test_a_full_disk_costs_a_checkpoint_and_not_the_run(script: Script, tmp_path, monkeypatch):
-    write = state.SavedState.write
+@pytest.mark.parametrize(
+    ("step", "left"), [(10, {"checkpoint-5", "checkpoint-12"}), (12, {"checkpoint-5", "checkpoint-10"})]
+)
+def test_a_full_disk_costs_a_checkpoint_and_not_the_run(step, left, script: Script, tmp_path, monkeypatch):
+    write = SavedState.write
 
-    def disk_is_full_at_step_10(self: state.SavedState, checkpoint) -> None:
-        write(self, checkpoint)
-        if self.training["step"] == 10:
+    def disk_is_full(self: SavedState, checkpoint, make_pipeline) -> None:
+        write(self, checkpoint, make_pipeline)
+        if self.step == step:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(state.SavedState, "write", disk_is_full_at_step_10)
+    monkeypatch.setattr(SavedState, "write", disk_is_full)
     said = script.run("train_unconditional", "--output_dir", str(tmp_path))
-    assert "checkpoint-10 could not be written" in said and "No space left on device" in said
-    left = {path.name for path in (tmp_path / "checkpoints").iterdir()}
-    assert left == {"checkpoint-5", "checkpoint-12"}
+    warned, _, ending = said.partition("The trained pipeline is in")
+    assert f"checkpoint-{step} could not be written" in warned and "No space left on device" in warned and ending
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == left
     for name in left:
         DiffusionPipeline.from_pretrained(tmp_path / "checkpoints" / name)
 

@@ -5,12 +5,16 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from pickle import UnpicklingError
 
 from diffusers import ModelMixin
 from safetensors import SafetensorError
 
+from ddpm_ext.data.training_data import TrainingData
+
+from .arguments import Arguments
 from .global_batch import GlobalBatch
 
 
@@ -86,8 +90,7 @@ def written_whole(target: Path) -> Iterator[Path]:
 
 def remove_oldest(folder: Path, keep: int | None) -> None:
     """Removes all but the `keep` newest checkpoints; call it when the newest is whole."""
-    found = list_checkpoints(folder)
-    for checkpoint in found[: len(found) - keep] if keep else []:
+    for checkpoint in list_checkpoints(folder)[:-keep] if keep else []:
         _remove(checkpoint)
 
 
@@ -108,6 +111,21 @@ def read_whole(checkpoint: Path) -> Iterator[None]:
         raise ValueError(
             f"`resume_from_checkpoint` is {checkpoint}, which cannot be read ({reason}): an earlier one may be whole."
         ) from error
+
+
+def run_identity(arguments: Arguments, data: TrainingData, global_batch: GlobalBatch) -> dict[str, object]:
+    """What must be the same for a resumed run to be the same run; see `check_same_run`."""
+    training = arguments.training
+    return {
+        "seed": training.seed,
+        "global_batch_size": global_batch.size,
+        "num_samples": len(data),
+        data.noun: f"{'x'.join(map(str, data.shape))}, fingerprint {data.fingerprint}",
+        "use_ema": training.use_ema,
+        "timestep_sampler": training.timestep_sampler,
+        "objective": training.objective,
+        **asdict(arguments.process),
+    }
 
 
 def check_same_run(checkpoint: Path, identity: Mapping[str, object], global_batch: GlobalBatch) -> dict[str, object]:

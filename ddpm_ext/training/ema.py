@@ -69,11 +69,20 @@ class PowerEMA:
         """The average of this width by the parameters' names; a view, not a copy."""
         return dict(zip(self.names, self._averages[sigma_rel], strict=True))
 
+    @property
+    def averages(self) -> dict[float, list[Tensor]]:
+        """The tensors of each average by its width; not a copy."""
+        return self._averages
+
+    def with_averages(self, averages: dict[float, list[Tensor]]) -> "PowerEMA":
+        """Itself as it is now, but with other `averages`."""
+        copied = copy(self)
+        copied._averages = averages
+        return copied
+
     def whole(self) -> "PowerEMA":
         """Itself with all of each average, where each process has only its share; every process must ask."""
-        copied = copy(self)
-        copied._averages = {sigma_rel: [whole(tensor) for tensor in own] for sigma_rel, own in self._averages.items()}
-        return copied
+        return self.with_averages({width: [whole(tensor) for tensor in own] for width, own in self._averages.items()})
 
     def save(self, folder: Path) -> None:
         """Writes `folder`, new: a file of each width."""

@@ -17,8 +17,8 @@ from .samples import Pictures
 
 
 class Evaluations:
-    """Draws `pictures` every `image_steps`, measures held-out images every `eval_steps`, both at the end too, and
-    keeps the best pipeline; all processes call the same methods."""
+    """Draws `pictures` and measures held-out images every so often, both at the end too, and keeps the best pipeline;
+    all processes call the same methods."""
 
     def __init__(
         self,
@@ -28,13 +28,14 @@ class Evaluations:
         logs: Logs,
         losses: LossRecord,
         pictures: Pictures,
-        image_steps: int,
+        steps_per_epoch: int,
         total_steps: int,
     ) -> None:
         self.arguments, self.accelerator, self.logs = arguments, accelerator, logs
         self._losses, self._pictures = losses, pictures
-        self._image_steps, self._total_steps = image_steps, total_steps
         logging = arguments.logging
+        self._image_steps = logging.save_images_steps or logging.save_images_epochs * steps_per_epoch
+        self._total_steps = total_steps
         self.held_out = HeldOut(arguments, data, accelerator) if logging.eval_steps is not None else None
         self._best: BestPipeline | None = None
         if logging.keep_best is not None and accelerator.is_main_process:

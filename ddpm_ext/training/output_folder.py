@@ -20,6 +20,7 @@ from ddpm_ext.publishing.uploads import BackgroundUploads
 from ddpm_ext.sharing.loading_lines import package_lines
 
 from .arguments import Arguments
+from .recipes import to_yaml
 
 
 _OF_A_RUN = (
@@ -56,6 +57,16 @@ def check_output_folder(output_dir: Path, overwrite: bool, resuming: bool) -> No
         )
 
 
+def begin_output_folder(arguments: Arguments, accelerator: Accelerator, data: TrainingData, resuming: bool) -> None:
+    """Makes the folder and writes what is known at the start of a run; where that starts anew, clears it first."""
+    output_dir = Path(arguments.training.output_dir)
+    if not resuming:
+        clear_output_folder(output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    (output_dir / "config.yaml").write_text(to_yaml(arguments))
+    (output_dir / "run.json").write_text(_describe_run(arguments, accelerator, data))
+
+
 def clear_output_folder(output_dir: Path) -> None:
     """Removes what a run writes, and nothing else."""
     for name in _OF_A_RUN:
@@ -81,7 +92,7 @@ def replace_pipeline(pipeline: DiffusionPipeline, output_dir: Path) -> None:
     shutil.rmtree(partial)
 
 
-def describe_run(arguments: Arguments, accelerator: Accelerator, data: TrainingData) -> str:
+def _describe_run(arguments: Arguments, accelerator: Accelerator, data: TrainingData) -> str:
     """JSON for the model card: the command, without the Hub's token, what it ran on, and the data set's size."""
     count = accelerator.num_processes
     device = torch.cuda.get_device_name() if accelerator.device.type == "cuda" else accelerator.device.type

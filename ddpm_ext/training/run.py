@@ -10,9 +10,7 @@ Everything that repeats itself from script to script is here: processes and prec
 numbers, the update with its clipping, schedule and average, checkpoints, logs and samples.
 """
 
-import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -26,16 +24,7 @@ from ddpm_ext.pipelines import ImprovedDDPMPipeline
 from ddpm_ext.publishing.model_card import write_model_card
 
 from .arguments import Arguments
-from .checkpoints import (
-    WRITE_ERRORS,
-    check_same_network,
-    check_same_run,
-    chosen_checkpoint,
-    list_checkpoints,
-    read_whole,
-    remove_oldest,
-    written_whole,
-)
+from .checkpoint_writer import Checkpoints
 from .compilation import Compilation
 from .evaluations import Evaluations
 from .global_batch import GlobalBatch
@@ -43,16 +32,15 @@ from .interruption import INTERRUPTED, Interruption
 from .logs import Logs
 from .loss_record import LossRecord
 from .output_folder import (
+    begin_output_folder,
     check_output_folder,
-    clear_output_folder,
     closing_words,
-    describe_run,
     replace_pipeline,
     upload_words,
     uploads_of,
 )
 from .processes import check_processes, on_cpu, use_all_cores, use_tensor_cores
-from .recipes import flatten, to_yaml
+from .recipes import flatten
 from .samples import IMAGES, Pictures
 from .sharding import check_distribution
 from .state import TrainingState
@@ -76,12 +64,11 @@ class Run:
         pictures: Pictures = IMAGES,
     ):
         self.arguments, training = arguments, arguments.training
-        self.data, self.timesteps = data, timesteps
-        self.make_pipeline, self.pictures = make_pipeline, pictures
+        self.data, self.make_pipeline, self.pictures = data, make_pipeline, pictures
         self.output_dir = Path(training.output_dir)
         resuming = training.resume or training.resume_from_checkpoint is not None
         check_output_folder(self.output_dir, training.overwrite_output_dir, resuming)
-        self.accelerator = Accelerator(
+        self.accelerator = accelerator = Accelerator(
             cpu=on_cpu(),
             gradient_accumulation_steps=training.gradient_accumulation_steps,
             mixed_precision=training.mixed_precision,
@@ -89,55 +76,41 @@ class Run:
             project_dir=str(self.output_dir / arguments.logging.logging_dir),
         )
         check_processes()
-        check_distribution(self.accelerator)
+        check_distribution(accelerator)
         use_all_cores()
         use_tensor_cores()
         global_batch = GlobalBatch(
-            training.train_batch_size, self.accelerator.num_processes, training.gradient_accumulation_steps
+            training.train_batch_size, accelerator.num_processes, training.gradient_accumulation_steps
         )
         self.global_batch_size = global_batch.size
         self.steps_per_epoch = max(1, round(len(data) / self.global_batch_size))
         self.total_steps = training.max_train_steps or training.num_epochs * self.steps_per_epoch
-        resume_from = chosen_checkpoint(
-            self.output_dir / "checkpoints", training.resume, training.resume_from_checkpoint
-        )
         global_batch.check_fits(len(data), data.noun)
         self._losses = LossRecord(arguments.process.num_train_timesteps)
-        self.logs = Logs(arguments.logging, self.accelerator, self.output_dir, data.noun)
-        image_steps = arguments.logging.save_images_steps
-        image_steps = image_steps or arguments.logging.save_images_epochs * self.steps_per_epoch
-        self.evaluations = Evaluations(
-            arguments, data, self.accelerator, self.logs, self._losses, pictures, image_steps, self.total_steps
+        self.logs = Logs(arguments.logging, accelerator, self.output_dir, data.noun)
+        self.checkpoints = Checkpoints(
+            arguments, data, global_batch, self.steps_per_epoch, accelerator, self.logs.warn
         )
-        self.state = TrainingState(self.accelerator, unet, training, self.total_steps)
+        self.evaluations = Evaluations(
+            arguments, data, accelerator, self.logs, self._losses, pictures, self.steps_per_epoch, self.total_steps
+        )
+        self.state = TrainingState(accelerator, unet, timesteps, training, self.total_steps)
         self.compilation = Compilation(
-            self.state.network, training.compile, self.accelerator, self.total_steps, self.logs.say
+            self.state.network, training.compile, accelerator, self.total_steps, self.logs.say
         )
         usual_steps = self.total_steps - self.compilation.trial_steps
         self.profile = StepProfile(
-            arguments.logging.profile, self.output_dir / "profile", self.accelerator, usual_steps, self.logs
+            arguments.logging.profile, self.output_dir / "profile", accelerator, usual_steps, self.logs
         )
-        self._stream = Stream(data, global_batch, training.seed, self.total_steps, self.accelerator)
+        self._stream = Stream(data, global_batch, training.seed, self.total_steps, accelerator)
         self._gradient_norm = torch.zeros(())
-        self._seen: list[Tensor] = []
         self.uploads = uploads_of(arguments, self.logs.warn)
-        self._tracker_run_id: str | None = None
-        if resume_from is not None:
-            saved = check_same_run(resume_from, self._identity(), global_batch)
-            self._tracker_run_id = saved.get("tracker_run_id")
-            with read_whole(resume_from):
-                check_same_network(resume_from, unet)
-                self.state.load(resume_from)
-                history = torch.load(resume_from / "state" / "timesteps.pt", weights_only=True)
-                self.timesteps.load_state_dict(history)
-            self.compilation.resume(saved.get("compiled"))
-        if self.accelerator.is_main_process:
-            if not resuming:
-                clear_output_folder(self.output_dir)
-            self.output_dir.mkdir(parents=True, exist_ok=True)
-            (self.output_dir / "config.yaml").write_text(to_yaml(arguments))
-            (self.output_dir / "run.json").write_text(describe_run(arguments, self.accelerator, data))
-        self.accelerator.wait_for_everyone()
+        about = self.checkpoints.resume(self.state)
+        self._tracker_run_id = about.get("tracker_run_id")
+        self.compilation.resume(about.get("compiled"))
+        if accelerator.is_main_process:
+            begin_output_folder(arguments, accelerator, data, resuming)
+        accelerator.wait_for_everyone()
 
     @property
     def network(self) -> Compilation:
@@ -188,8 +161,7 @@ class Run:
         self.profile.mark("backward")
         loss = loss.to(torch.promote_types(loss.dtype, torch.float32))
         self._losses.add(loss, t, completes_update=self.accelerator.sync_gradients)
-        if self.timesteps.learns_from_losses:
-            self._seen.append(self.accelerator.gather(torch.stack([t.double(), loss.detach().double()], dim=1)))
+        self.state.note(loss, t)
         self.accelerator.backward((weight * loss).mean())
         if self.accelerator.sync_gradients:
             self.profile.mark("optimizer")
@@ -197,18 +169,12 @@ class Run:
             self.profile.mark("EMA")
             self.state.average()
         self.profile.mark("other")
-        if self.accelerator.sync_gradients and self._seen:
-            seen = torch.cat(self._seen)
-            self.timesteps.update(seen[:, 0].long(), seen[:, 1])
-            self._seen.clear()
 
     def _after_update(self, stops: bool) -> None:
-        training, logging = self.arguments.training, self.arguments.logging
+        logging = self.arguments.logging
         self.logs.advance(self.global_batch_size)
         last = self.step == self.total_steps
-        epochs = training.checkpointing_epochs
-        checkpoint_steps = epochs * self.steps_per_epoch if epochs else training.checkpointing_steps
-        checkpoint_due = self.step % checkpoint_steps == 0 or last or stops
+        checkpoint_due = self.step % self.checkpoints.every_steps == 0 or last or stops
         if checkpoint_due or self.step % logging.logging_steps == 0:
             self._log()  # before a checkpoint: a run whose loss is not finite stops here
         if checkpoint_due:
@@ -224,6 +190,7 @@ class Run:
             self.logs.resume_clock()
 
     def _exit_interrupted(self) -> None:
+        self.checkpoints.wait()  # all of them: a launcher ends those that go on when the first one has gone
         self.logs.finish()
         self.accelerator.end_training()
         if self.accelerator.is_main_process:
@@ -234,16 +201,13 @@ class Run:
         try:
             values = self._losses.summary(self.step, self.accelerator)
         except ValueError as error:
-            kept = list_checkpoints(self.output_dir / "checkpoints")
-            last_good = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
+            kept = self.checkpoints.newest()
+            last_good = f"the last good checkpoint is {kept}" if kept else "there is no checkpoint yet"
             raise ValueError(f"{error}: training stopped, {last_good}; a lower `learning_rate` may help.") from None
-        values["learning_rate"] = self.state.lr_scheduler.get_last_lr()[0]
+        values |= self.state.progress()
         values["gradient_norm"] = float(self._gradient_norm)
         values["epoch"] = self.step * self.global_batch_size / len(self.data)
         values[f"{self.data.noun}_seen"] = self.step * self.global_batch_size
-        if self.state.ema is not None:
-            values["ema_decay"] = self.state.ema.cur_decay_value
-            values["ema_width_steps"] = 1 / (1 - self.state.ema.cur_decay_value)
         self.logs.metrics(self.step, values)
 
     # ------------------------------------------------------------------ what is kept
@@ -263,37 +227,9 @@ class Run:
         self.accelerator.wait_for_everyone()
 
     def save_checkpoint(self) -> None:
-        """Writes `checkpoints/checkpoint-<step>`: a pipeline as it would be saved now, the raw weights in `unet_raw`
-        where the pipeline has averaged ones, and in `state` what resuming needs besides."""
-        folder = self.output_dir / "checkpoints"
-        pipeline, state = self.pipeline(), self.state.to_save()
-        if self.accelerator.is_main_process:
-            try:
-                with written_whole(folder / f"checkpoint-{self.step}") as partial:
-                    pipeline.save_pretrained(str(partial))
-                    state.write(partial)
-                    torch.save(self.timesteps.state_dict(), partial / "state" / "timesteps.pt")
-                    later = {"tracker_run_id": self.logs.tracker.run_id, "compiled": self.compilation.chosen}
-                    about = {**self._identity(), **later}
-                    (partial / "state" / "run.json").write_text(json.dumps(about, indent=2) + "\n")
-                remove_oldest(folder, self.arguments.training.checkpoints_total_limit)
-            except WRITE_ERRORS as error:
-                self.logs.warn(f"checkpoint-{self.step} could not be written ({error}); training goes on without it")
-        self.accelerator.wait_for_everyone()
-
-    def _identity(self) -> dict[str, object]:
-        """What must be the same for a resumed run to be the same run."""
-        training = self.arguments.training
-        return {
-            "seed": training.seed,
-            "global_batch_size": self.global_batch_size,
-            "num_samples": len(self.data),
-            self.data.noun: f"{'x'.join(map(str, self.data.shape))}, fingerprint {self.data.fingerprint}",
-            "use_ema": training.use_ema,
-            "timestep_sampler": training.timestep_sampler,
-            "objective": training.objective,
-            **asdict(self.arguments.process),
-        }
+        """Takes a copy of the state, which becomes `checkpoints/checkpoint-<step>` while the training goes on."""
+        about = {"tracker_run_id": self.logs.tracker.run_id, "compiled": self.compilation.chosen}
+        self.checkpoints.save(self.state, self.make_pipeline, about)
 
     def finish(self) -> None:
         """Saves the pipeline, uploads it if asked, and says where everything is and how to load it."""
@@ -303,6 +239,7 @@ class Run:
         if self.accelerator.is_main_process:
             self.logs.trajectory(self.step, *self.pictures.motion(pipeline, self.arguments))
         self.logs.finish()
+        self.checkpoints.wait()
         self.accelerator.end_training()
         if not self.accelerator.is_main_process:
             return

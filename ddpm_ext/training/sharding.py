@@ -52,13 +52,12 @@ def fill(tensors: Iterable[Tensor], values: Iterable[Tensor]) -> None:
 
 
 def optimizer_state(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, object]:
-    """The state of `optimizer` by the names of `network`'s parameters; with FSDP, whole on the first process only."""
-    options = StateDictOptions(full_state_dict=is_sharded(network), cpu_offload=is_sharded(network))
-    return get_optimizer_state_dict(network, optimizer, options=options)
+    """The state of `optimizer` by the names of `network`'s parameters; with FSDP, each process's share."""
+    return get_optimizer_state_dict(network, optimizer)
 
 
 def load_optimizer_state(network: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, object]) -> None:
-    """Takes up what `optimizer_state` returned, under this or another distribution."""
+    """Takes up what `optimizer_state` returned, made whole, under this or another distribution."""
     laid_out = {name: _laid_out_as(parameter, state["state"][name]) for name, parameter in network.named_parameters()}
     options = StateDictOptions(full_state_dict=is_sharded(network))
     set_optimizer_state_dict(network, optimizer, {**state, "state": laid_out}, options=options)
