@@ -20,6 +20,8 @@ from accelerate.utils import DistributedType, DynamoBackend, broadcast_object_li
 from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
+from ddpm_ext.evaluation.compiled_network import COMPILER_ERRORS, COMPILER_HINT, compiler_failure
+
 
 _WORTHWHILE_SECONDS = {"cpu": 600.0, "cuda": 300.0}  # that what remains must take; compiling takes about a minute
 _UNTIMED, _TIMED = 3, 10
@@ -68,7 +70,7 @@ class Compilation:
             return self._compiled(*inputs)
         try:
             output = self._compiled(*inputs)
-        except (RuntimeError, ImportError, OSError) as error:
+        except COMPILER_ERRORS as error:
             self._give_up(error)
             return self._network(*inputs)
         self._is_proven = True
@@ -121,13 +123,12 @@ class Compilation:
         self._compiled = torch.compile(self._network, dynamic=False, options={"fallback_random": True})
 
     def _give_up(self, error: Exception) -> None:
-        reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+        failure = compiler_failure(error)
         if self._choice == "always":
             raise ValueError(
-                f"`compile` is 'always', but torch.compile fails here ({reason}): 'never' is accepted, and on a CPU "
-                "a C++ compiler may be what is missing."
+                f"`compile` is 'always', but {failure}: 'never' is accepted, and {COMPILER_HINT}."
             ) from error
-        self._say(f"torch.compile fails here ({reason}): training goes on without")
+        self._say(f"{failure}: training goes on without")
         self._compiled, self.chosen = None, False
 
     def _agreed(self, own: bool) -> bool:
