@@ -13,6 +13,7 @@ evaluations are.
 """
 
 import argparse
+import os
 from collections.abc import Callable
 from copy import deepcopy
 from importlib.util import find_spec
@@ -138,6 +139,7 @@ def as_rows(
 
 def main() -> None:
     arguments = _arguments()
+    os.environ["TQDM_DISABLE"] = "1"  # of the processes that are started here
     with Side(our_contenders, arguments) as ours, Side(their_contenders, arguments) as theirs:
         exact = {name: side for side in (ours, theirs) for name in side.names if name[:4] in ("DDPM", "DDIM")}
         check_same_images({name: side.result(name) for name, side in exact.items() if LUCIDRAINS not in name})

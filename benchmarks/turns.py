@@ -28,7 +28,7 @@ class Side:
         self._process = context.Process(target=_serve, args=(theirs, make, options))
         self._process.start()
         theirs.close()  # so that the end of the process is seen here
-        self.names: list[str] = self._connection.recv()
+        self.names: list[str] = self._receive()
 
     def __enter__(self) -> "Side":
         return self
@@ -40,12 +40,18 @@ class Side:
     def seconds(self, name: str, times: int) -> float:
         """Of each of so many calls of a contender, on the average."""
         self._connection.send((name, times))
-        return self._connection.recv()
+        return self._receive()
 
     def result(self, name: str) -> np.ndarray:
         """What a call returns."""
         self._connection.send((name, None))
-        return self._connection.recv()
+        return self._receive()
+
+    def _receive(self) -> object:
+        try:
+            return self._connection.recv()
+        except EOFError:
+            raise SystemExit("A process of contenders has ended; above stands why.") from None
 
 
 def take_turns(sides: Sequence[Side], rounds: int, times: int = 1) -> dict[str, list[float]]:
