@@ -7,24 +7,28 @@
 Ours is `ImprovedDDPMPipeline`; what it draws is first checked to be what diffusers' `DDPMPipeline` and `DDIMPipeline`
 draw, to 1e-4. *guided* is `ClassConditionalDDPMPipeline` beside one evaluation of twice the batch; *scheduler alone*,
 the steps without a network. The `sample` of denoising-diffusion-pytorch (pip install denoising-diffusion-pytorch)
-takes as many steps by DDIM, from its own noise. They take turns; the table has the medians of the turns, and median
-and quartiles of the ratios of neighbouring turns.
+takes as many steps by DDIM, from its own noise. They take turns; the table has the medians of the turns, the median
+and quartiles of the ratios of neighbouring turns, and which share of this machine's matrix rate the network's
+evaluations are.
 """
 
 import argparse
-import time
+import os
 from collections.abc import Callable
 from copy import deepcopy
 from importlib.util import find_spec
-from statistics import median, quantiles
+from statistics import median
 
+import numpy as np
 import torch
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
+from limits import Limits, measure_limits, operations_of
 from machine import describe_machine
 from peers import lucidrains_diffusion
 from tables import write_result
 from torch import Tensor
 from train_throughput import NETWORKS, TITLES
+from turns import Contenders, Side, take_turns, times_as_fast
 
 from ddpm_ext import (
     ClassConditionalDDPMPipeline,
@@ -36,60 +40,54 @@ from ddpm_ext.evaluation.compiled_network import compile_network
 
 
 CLASSES = 10
+DDIM = {"clip_sample": False, "timestep_spacing": "trailing"}  # without noise: in these, ours does what stock means
+REFERENCES = {
+    "DDPM": "DDPMPipeline",
+    "DDIM": "DDIMPipeline",
+    "guided": "one doubled batch",
+    "scheduler alone": "DDPMScheduler",
+}
 TOLERANCE = 1e-4
+LUCIDRAINS = "denoising-diffusion-pytorch"
 Contender = Callable[[], Tensor]
 
 
-def ancestral(unet: UNet2DModel, arguments: argparse.Namespace) -> dict[str, Contender]:
-    """DDPM: ours, stock and, on request, ours compiled."""
-    options = {"batch_size": arguments.batch_size, "num_inference_steps": arguments.num_inference_steps}
-    ours = _quiet(ImprovedDDPMPipeline(unet, ImprovedDDPMScheduler()))
-    stock = _quiet(DDPMPipeline(unet, DDPMScheduler(timestep_spacing="linspace")))
+def our_contenders(arguments: argparse.Namespace) -> Contenders:
+    """Names are of a group and, after a colon, of who it is."""
+    unet = _unet(arguments)
     found = {
-        "ours": lambda: ours(generator=_generator(arguments), output_type="pt", **options).images,
-        "DDPMPipeline": lambda: _as_tensor(stock(generator=_generator(arguments), output_type="np", **options).images),
+        "DDPM: ours": _draw(ImprovedDDPMPipeline(unet, ImprovedDDPMScheduler()), arguments),
+        "DDIM: ours": _draw(ImprovedDDPMPipeline(unet, DDIMScheduler(**DDIM)), arguments, eta=0.0),
+        **guided(arguments),
+        "scheduler alone: ours": _steps(ImprovedDDPMScheduler(), arguments),
     }
     if arguments.compile:
-        compiled = _quiet(ImprovedDDPMPipeline(_compiled(unet), ImprovedDDPMScheduler()))
-        found["ours, compiled"] = lambda: compiled(generator=_generator(arguments), output_type="pt", **options).images
+        compiled = deepcopy(unet)
+        compile_network(compiled)
+        found["DDPM: ours, compiled"] = _draw(ImprovedDDPMPipeline(compiled, ImprovedDDPMScheduler()), arguments)
     return found
 
 
-def schedulers_alone(arguments: argparse.Namespace) -> dict[str, Contender]:
-    """The steps of DDPM without a network."""
-    size, channels = NETWORKS[arguments.network]["sample_size"], NETWORKS[arguments.network]["in_channels"]
-    output = torch.randn(arguments.batch_size, channels, size, size, device=arguments.device)
-
-    def steps(scheduler: DDPMScheduler) -> Tensor:
-        x, generator = output, _generator(arguments)
-        scheduler.set_timesteps(arguments.num_inference_steps)
-        for timestep in scheduler.timesteps:
-            x = scheduler.step(output, timestep, x, generator=generator).prev_sample
-        return x
-
-    ours, stock = ImprovedDDPMScheduler(), DDPMScheduler(timestep_spacing="linspace")
-    return {"ours": lambda: steps(ours), "DDPMScheduler": lambda: steps(stock)}
-
-
-def implicit(unet: UNet2DModel, arguments: argparse.Namespace) -> dict[str, Contender]:
-    """DDIM without noise or clipping, with the spacing of steps that stock means: in these, ours does the same."""
-    config = {"clip_sample": False, "timestep_spacing": "trailing"}
-    steps = arguments.num_inference_steps
-    options = {"batch_size": arguments.batch_size, "num_inference_steps": steps, "eta": 0.0}
-    ours = _quiet(ImprovedDDPMPipeline(unet, DDIMScheduler(**config)))
-    stock = _quiet(DDIMPipeline(unet, DDIMScheduler(**config)))
-    return {
-        "ours": lambda: ours(generator=_generator(arguments), output_type="pt", **options).images,
-        "DDIMPipeline": lambda: _as_tensor(stock(generator=_generator(arguments), output_type="np", **options).images),
+def their_contenders(arguments: argparse.Namespace) -> Contenders:
+    unet = _unet(arguments)
+    stock = DDPMScheduler(timestep_spacing="linspace")
+    found = {
+        "DDPM: DDPMPipeline": _draw(DDPMPipeline(unet, stock), arguments),
+        "DDIM: DDIMPipeline": _draw(DDIMPipeline(unet, DDIMScheduler(**DDIM)), arguments, eta=0.0),
+        "scheduler alone: DDPMScheduler": _steps(DDPMScheduler(timestep_spacing="linspace"), arguments),
     }
+    if find_spec("denoising_diffusion_pytorch") is not None:
+        found[f"DDIM: {LUCIDRAINS}"] = of_denoising_diffusion_pytorch(unet, arguments)
+    return found
 
 
-def guided(arguments: argparse.Namespace) -> dict[str, Contender]:
+def guided(arguments: argparse.Namespace) -> Contenders:
     """Guidance, and the same network on as many images as it evaluates for that."""
     torch.manual_seed(0)
     config = {**NETWORKS[arguments.network], "num_class_embeds": CLASSES + 1}
     unet = ClassConditionalUNet2DModel(**config).eval().to(arguments.device)
-    pipeline = _quiet(ClassConditionalDDPMPipeline(unet, ImprovedDDPMScheduler()))
+    pipeline = ClassConditionalDDPMPipeline(unet, ImprovedDDPMScheduler())
+    pipeline.set_progress_bar_config(disable=True)
 
     def sample(count: int, scale: float) -> Tensor:
         return pipeline(
@@ -101,7 +99,7 @@ def guided(arguments: argparse.Namespace) -> dict[str, Contender]:
         ).images
 
     count = arguments.batch_size
-    return {"one doubled batch": lambda: sample(2 * count, 1.0), "guided": lambda: sample(count, 2.0)}
+    return {"guided: one doubled batch": lambda: sample(2 * count, 1.0), "guided: ours": lambda: sample(count, 2.0)}
 
 
 def of_denoising_diffusion_pytorch(unet: UNet2DModel, arguments: argparse.Namespace) -> Contender:
@@ -112,65 +110,50 @@ def of_denoising_diffusion_pytorch(unet: UNet2DModel, arguments: argparse.Namesp
     return lambda: diffusion.sample(batch_size=arguments.batch_size)
 
 
-def check_same_images(contenders: dict[str, Contender]) -> None:
-    """That all draw what the first draws, as uint8 does not tell apart; ends the program where they do not."""
-    (name, first), *others = ((name, draw().cpu()) for name, draw in contenders.items())
-    for other, images in others:
-        difference = float((first - images).abs().max())
-        if difference > TOLERANCE:
-            raise SystemExit(f"{name} and {other} draw other images: they differ by {difference:.2g}.")
+def check_same_images(images: dict[str, np.ndarray]) -> None:
+    """That all of a group draw what its first draws, as uint8 does not tell apart; ends the program where they do
+    not."""
+    for group in ("DDPM", "DDIM"):
+        (name, first), *others = ((name, drawn) for name, drawn in images.items() if name.startswith(group))
+        for other, drawn in others:
+            difference = float(np.abs(first - drawn).max())
+            if difference > TOLERANCE:
+                raise SystemExit(f"{name} and {other} draw other images: they differ by {difference:.2g}.")
 
 
-def take_turns(contenders: dict[str, Contender], rounds: int, device: str) -> dict[str, list[float]]:
-    """Seconds of each turn, by name; every other round goes backwards, so that none is always after the same one."""
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for turn in range(rounds):
-        for name, draw in list(contenders.items())[:: -1 if turn % 2 else 1]:
-            began = time.perf_counter()
-            draw()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            seconds[name].append(time.perf_counter() - began)
-    return seconds
-
-
-def rows_of(title: str, seconds: dict[str, list[float]]) -> list[list[str]]:
-    """A row for each contender; ratios are to the first."""
-    first = next(iter(seconds))
+def as_rows(
+    seconds: dict[str, list[float]], limits: Limits, evaluation: int, arguments: argparse.Namespace
+) -> list[list[str]]:
+    """A row for each contender, group by group; the first of a group is what the others are measured by."""
     rows = []
-    for name, own in seconds.items():
-        ratios = [mine / reference for mine, reference in zip(own, seconds[first], strict=True)]
-        low, _, high = quantiles(ratios, n=4)
-        ratio = "1" if name == first else f"{median(ratios):.2f} ({low:.2f} to {high:.2f})"
-        rows.append([title, name, f"{median(own):.3g} s", ratio])
+    for group, reference in REFERENCES.items():
+        name_of = {name.partition(": ")[2]: name for name in seconds if name.startswith(f"{group}: ")}
+        operations = evaluation * arguments.num_inference_steps * (2 if group == "guided" else 1)
+        for name in sorted(name_of, key=lambda name: name != reference):
+            own = seconds[name_of[name]]
+            fast = times_as_fast(own, seconds[name_of[reference]])
+            share = "-" if group == "scheduler alone" else limits.share(operations, median(own))
+            rows.append([group, name, f"{median(own):.3g} s", fast, share])
     return rows
 
 
 def main() -> None:
     arguments = _arguments()
-    torch.manual_seed(0)
-    unet = UNet2DModel(**NETWORKS[arguments.network]).eval().to(arguments.device)
-    rows = []
-    for title, contenders in (
-        ("DDPM", ancestral(unet, arguments)),
-        ("DDIM", implicit(unet, arguments)),
-        ("guided", guided(arguments)),
-        ("scheduler alone", schedulers_alone(arguments)),
-    ):
-        if title == "guided":
-            contenders["one doubled batch"]()  # what the first call sets up is nobody's
-        else:
-            check_same_images(contenders)
-        if title == "DDIM" and find_spec("denoising_diffusion_pytorch") is not None:
-            contenders["denoising-diffusion-pytorch"] = of_denoising_diffusion_pytorch(unet, arguments)
-        rows += rows_of(title, take_turns(contenders, arguments.rounds, arguments.device))
+    os.environ["TQDM_DISABLE"] = "1"  # of the processes that are started here
+    with Side(our_contenders, arguments) as ours, Side(their_contenders, arguments) as theirs:
+        exact = {name: side for side in (ours, theirs) for name in side.names if name[:4] in ("DDPM", "DDIM")}
+        check_same_images({name: side.result(name) for name, side in exact.items() if LUCIDRAINS not in name})
+        seconds = take_turns([ours, theirs], arguments.rounds)
+    limits = measure_limits(arguments.device)
+    evaluation = operations_of(NETWORKS[arguments.network], arguments.batch_size, backward=False)
     write_result(
         f"sampling_throughput_{arguments.network}_{arguments.device}",
         f"{arguments.batch_size} samples in {arguments.num_inference_steps} steps with {TITLES[arguments.network]}; "
-        f"medians of {arguments.rounds} turns, quartiles in brackets, by `benchmarks/sampling_throughput.py`. "
+        f"medians of {arguments.rounds} turns, quartiles in brackets, by `benchmarks/sampling_throughput.py`. An "
+        f"evaluation of the network asks for {evaluation / 1e9:.3g} GFLOP; {limits.describe()}. "
         f"{describe_machine(arguments.device)}.",
-        ["", "", "time", "relative to the first"],
-        rows,
+        ["", "", "time", "times as fast as the first", "of the matrix rate"],
+        as_rows(seconds, limits, evaluation, arguments),
     )
 
 
@@ -188,23 +171,43 @@ def _arguments() -> argparse.Namespace:
     return arguments
 
 
-def _compiled(unet: UNet2DModel) -> UNet2DModel:
-    copy = deepcopy(unet)
-    compile_network(copy)
-    return copy
+def _unet(arguments: argparse.Namespace) -> UNet2DModel:
+    torch.manual_seed(0)
+    return UNet2DModel(**NETWORKS[arguments.network]).eval().to(arguments.device)
+
+
+def _draw(
+    pipeline: ImprovedDDPMPipeline | DDPMPipeline | DDIMPipeline, arguments: argparse.Namespace, **options: float
+) -> Contender:
+    pipeline.set_progress_bar_config(disable=True)
+    options |= {"batch_size": arguments.batch_size, "num_inference_steps": arguments.num_inference_steps}
+    if isinstance(pipeline, ImprovedDDPMPipeline):
+        return lambda: pipeline(generator=_generator(arguments), output_type="pt", **options).images
+
+    def draw() -> Tensor:
+        images = pipeline(generator=_generator(arguments), output_type="np", **options).images
+        return torch.from_numpy(images).permute(0, 3, 1, 2)
+
+    return draw
+
+
+def _steps(scheduler: DDPMScheduler, arguments: argparse.Namespace) -> Contender:
+    """The steps of DDPM without a network."""
+    size, channels = NETWORKS[arguments.network]["sample_size"], NETWORKS[arguments.network]["in_channels"]
+    output = torch.randn(arguments.batch_size, channels, size, size, device=arguments.device)
+
+    def steps() -> Tensor:
+        x, generator = output, _generator(arguments)
+        scheduler.set_timesteps(arguments.num_inference_steps)
+        for timestep in scheduler.timesteps:
+            x = scheduler.step(output, timestep, x, generator=generator).prev_sample
+        return x
+
+    return steps
 
 
 def _generator(arguments: argparse.Namespace) -> torch.Generator:
     return torch.Generator(arguments.device).manual_seed(0)
-
-
-def _quiet(pipeline: ImprovedDDPMPipeline | DDPMPipeline | DDIMPipeline) -> ImprovedDDPMPipeline:
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
-def _as_tensor(images: object) -> Tensor:
-    return torch.from_numpy(images).permute(0, 3, 1, 2)
 
 
 if __name__ == "__main__":

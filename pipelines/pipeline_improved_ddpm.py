@@ -9,6 +9,7 @@ from diffusers import DiffusionPipeline, ImagePipelineOutput, ModelMixin, Schedu
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from ddpm_ext.freed_memory import keep_freed_memory
 from ddpm_ext.publishing.carried_code import CarriesCode
 from ddpm_ext.schedulers.stock import sampler_for
 
@@ -135,12 +136,15 @@ class ImprovedDDPMPipeline(CarriesCode, DiffusionPipeline):
         sampler.set_timesteps(num_inference_steps)  # on the host: a step then reads nothing back from the device
         self._num_timesteps = len(sampler.timesteps)
         x = noise * sampler.init_noise_sigma
+        dtype = self.unet.dtype  # which diffusers looks for in all of its modules
+        if x.device.type == "cpu":
+            keep_freed_memory()
         for step, timestep in enumerate(self.progress_bar(sampler.timesteps)):
             scaled = sampler.scale_model_input(x, timestep)
             told = sampler.network_timestep(timestep)
             told = told.item() if isinstance(told, Tensor) else told  # of the host: it waits for no device
             t = torch.full((len(x),), told, device=x.device)
-            output = predict(scaled.to(self.unet.dtype), t)[0].to(x.dtype)
+            output = predict(scaled.to(dtype), t)[0].to(x.dtype)
             done = sampler.step(output, timestep, x, generator=generator, eta=eta)
             x = done.prev_sample
             if callback_on_step_end is not None:

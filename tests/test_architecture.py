@@ -23,6 +23,7 @@ LEVELS = {
     "randomness": 1,
     "registration": 0,
     "schedulers": 1,
+    "freed_memory": 0,
     "evaluation": 2,
     "pipelines": 2,
     "report": 2,

@@ -20,6 +20,8 @@ from accelerate.utils import DistributedType, DynamoBackend, broadcast_object_li
 from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
+from ddpm_ext.evaluation.compiled_network import COMPILER_ERRORS, COMPILER_HINT, compiler_failure
+
 
 _WORTHWHILE_SECONDS = {"cpu": 600.0, "cuda": 300.0}  # that what remains must take; compiling takes about a minute
 _UNTIMED, _TIMED = 3, 10
@@ -119,29 +121,26 @@ class Compilation:
         """
         learned = [parameter for parameter in self._network.parameters() if parameter.requires_grad]
         running = [(buffer, buffer.clone()) for buffer in self._network.buffers()]
-        device, reason = self._accelerator.device, None
+        device, failure = self._accelerator.device, None
         try:
             with (
                 torch.random.fork_rng([device] if device.type == "cuda" else []),
                 self._accelerator.no_sync(self._network),
             ):
                 torch.autograd.grad(self._compiled(*inputs)[0].sum(), learned, allow_unused=True)
-        except (RuntimeError, ImportError, OSError) as error:
-            reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+        except COMPILER_ERRORS as error:
+            failure = compiler_failure(error)
         for buffer, value in running:
             buffer.copy_(value)
-        for found in gather_object([reason]):
+        for found in gather_object([failure]):
             if found is not None and self._compiled is not None:
                 self._give_up(found)
         self._is_proven = True
 
-    def _give_up(self, reason: str) -> None:
+    def _give_up(self, failure: str) -> None:
         if self._choice == "always":
-            raise ValueError(
-                f"`compile` is 'always', but torch.compile fails here ({reason}): 'never' is accepted, and on a CPU "
-                "a C++ compiler may be what is missing."
-            )
-        self._say(f"torch.compile fails here ({reason}): training goes on without")
+            raise ValueError(f"`compile` is 'always', but {failure}: 'never' is accepted, and {COMPILER_HINT}.")
+        self._say(f"{failure}: training goes on without")
         self._compiled, self.chosen = None, False
 
     def _agreed(self, own: bool) -> bool:

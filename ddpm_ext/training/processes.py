@@ -43,7 +43,8 @@ def check_processes() -> None:
 
 
 def use_all_cores() -> None:
-    """Shares the cores of this machine among its processes; call it after `Accelerator()`.
+    """Shares the cores of this machine among its processes, without pauses for the same memory again and again; call
+    it after `Accelerator()`.
 
     Without a configuration, `accelerate launch` sets OMP_NUM_THREADS to 1 also for a single process on a CPU, which
     takes half again as long on two cores. Any other number is somebody's choice and stays.
@@ -51,8 +52,13 @@ def use_all_cores() -> None:
     import torch
     from accelerate import PartialState
 
+    from ddpm_ext.freed_memory import keep_freed_memory
+
+    if PartialState().device.type != "cpu":
+        return
+    keep_freed_memory()
     launched = "ACCELERATE_MIXED_PRECISION" in os.environ
-    if PartialState().device.type == "cpu" and launched and os.environ.get("OMP_NUM_THREADS") == "1":
+    if launched and os.environ.get("OMP_NUM_THREADS") == "1":
         here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // here))
 
