@@ -69,9 +69,9 @@ def keep_pictures(name: str, folder: Path) -> None:
 
 
 def _losses(rows: list[dict[str, float]]) -> dict[str, float]:
-    """The smoothed loss after each tenth of the run, by the update."""
+    """The smoothed loss after each twentieth of the run, by the update."""
     values = smoothed([row["loss"] for row in rows])
-    chosen = sorted({max(0, round(len(rows) * part / 10) - 1) for part in range(1, 11)})
+    chosen = sorted({max(0, round(len(rows) * part / 20) - 1) for part in range(1, 21)})
     return {str(rows[i]["step"]): float(f"{values[i]:.4g}") for i in chosen}
 
 
@@ -93,12 +93,13 @@ def result(name: str, text: str = "{}") -> Callable[[Kept], str]:
     return shown
 
 
-def loss_at(*steps: int) -> Callable[[Kept], str]:
-    """The smoothed loss after each of these updates, or after the nearest that is kept."""
+def loss_at(*steps: int, text: str = "loss {}") -> Callable[[Kept], str]:
+    """The smoothed loss, put into `text`, after each of these updates, or after the nearest that is kept."""
 
     def shown(kept: Kept) -> str:
         nearest = (min(kept["loss"], key=lambda known, step=step: abs(int(known) - step)) for step in steps)
-        return "; ".join(f"loss {kept['loss'][step]:.3g} after {int(step):,}" for step in dict.fromkeys(nearest))
+        losses = {int(step): format(kept["loss"][step], ".3g") for step in nearest}
+        return "; ".join(f"{text.format(loss)} after {step:,}" for step, loss in losses.items())
 
     return shown
 
@@ -154,6 +155,13 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         )
     ),
     Experiment(
+        "practical_conv",
+        "Practical: MNIST, two convolutions",
+        "train_unconditional.py --config practical_mnist --model_type conv",
+        "-",
+        loss_at(2000),
+    ),
+    Experiment(
         "practical_mnist",
         "Practical: MNIST, strided U-Net",
         "train_unconditional.py --config practical_mnist",
@@ -175,11 +183,18 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         loss_at(2500, 25_000),
     ),
     Experiment(
+        "practical_cifar10_class_conditional",
+        "Practical: CIFAR-10, strided U-Net told the class",
+        "train_class_conditional.py --config practical_cifar10_class_conditional",
+        "- (25,000 updates)",
+        loss_at(2500, 25_000),
+    ),
+    Experiment(
         "practical_unet",
-        "the same data for a small residual U-Net",
+        "Practical: MNIST, residual U-Net told the class",
         "train_class_conditional.py --config practical_mnist_class_conditional --model_type unet ...",
         "-",
-        loss_at(1000, 25_000),
+        loss_at(2500, 25_000),
     ),
     Experiment(
         "slices_64_mini",

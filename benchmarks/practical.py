@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from experiments import keep
+from experiments import keep, loss_at
 from kept import keep_picture, read_kept
 from matplotlib.figure import Figure
 from PIL import Image
@@ -24,6 +24,7 @@ from ddpm_ext.visualization import as_image, labelled_grid, metric_curves, opaqu
 from ddpm_ext.visualization.grids import to_bytes
 
 
+LOSSES = loss_at(500, 1000, 2500, 10_000, text="{}")
 TIMESTEPS = (0, 20, 50, 100, 150, 200, 300, 399)
 
 
@@ -60,6 +61,11 @@ ROWS = (
         "ddpm-practical-mnist-class-conditional",
         "MNIST, strided U-Net, told the class",
     ),
+    Row(
+        "practical_cifar10_class_conditional",
+        "ddpm-practical-cifar10-class-conditional",
+        "CIFAR-10, strided U-Net, told the class",
+    ),
     Row("practical_unet", "ddpm-practical-mnist-unet", "MNIST, residual U-Net, told the class and the timestep"),
 )
 
@@ -70,8 +76,7 @@ def table() -> None:
         kept = read_kept(row.name)
         if kept is None:
             continue
-        shown = [f"{loss:.3g} after {int(step):,}" for step, loss in list(kept["loss"].items())[1::4]]
-        rows.append([row.words, f"{kept['parameters']:,}", "; ".join(shown), row.theirs])
+        rows.append([row.words, f"{kept['parameters']:,}", LOSSES(kept), row.theirs])
     write_result(
         "practical",
         "The commands of this page, ended after the updates that the last number of a row names, by "
@@ -127,7 +132,7 @@ def main() -> None:
     if unconditional:
         picture = opaque_image(draw_rows(unconditional, arguments.mnist))
         keep_picture(picture, "practical_rows")
-    for row in (ROWS[1], ROWS[2]):
+    for row in (ROWS[1], ROWS[2], ROWS[-1]):
         for grid in sorted((found[row] / "samples").glob("step-*.png"))[-1:] if row in found else ():
             keep_picture(grid, f"{row.name}_samples", 128)
 
