@@ -33,7 +33,7 @@ def times_as_fast(result: str, row: list[str]) -> str:
 def main() -> None:
     write_result(
         "headline",
-        "Medians of ratios, quartiles in brackets; the same network, batch and precision on both sides, on a CPU where "
+        "Medians of ratios, quartiles in brackets; the same work on both sides, on a CPU where "
         "nothing else is said. By `benchmarks/headline.py`, from the tables of docs/performance.md.",
         ["", "beside", "times as fast"],
         [[what, whom, times_as_fast(result, row)] for what, whom, result, row in ROWS],
