@@ -87,7 +87,7 @@ def main() -> None:
     ]
     write_result(
         f"step_changes_{arguments.network}",
-        f"{TITLES[arguments.network].capitalize()}, batch {arguments.batch_size}: medians of {arguments.rounds} turns "
+        f"Of {TITLES[arguments.network]}, batch {arguments.batch_size}: medians of {arguments.rounds} turns "
         f"of {arguments.steps}, quartiles in brackets, by `benchmarks/step_changes.py`. {describe_machine('cpu')}.",
         ["change", "part of the step", "before", "after", "times as fast"],
         rows,
