@@ -19,8 +19,9 @@ import diffusers
 import torch
 from diffusers import SchedulerMixin
 from diffusers.utils import logging
+from kept import keep_picture
 from machine import describe_machine
-from tables import ROOT, write_result
+from tables import write_result
 
 from ddpm_ext.data.images import load_images
 from ddpm_ext.evaluation.estimates import Estimate
@@ -144,8 +145,7 @@ def write(points: list[Point], chosen: Point, arguments: argparse.Namespace) -> 
     figure.axes[0].set(xscale="log", xlabel="network evaluations")
     figure.axes[0].minorticks_off()
     figure.axes[0].set_xticks(budgets, [str(budget) for budget in budgets])
-    picture = ROOT / "docs" / "images" / f"sampler_frontier_{arguments.name}.png"
-    as_image(figure).convert("RGB").quantize(64).save(picture, optimize=True)
+    keep_picture(as_image(figure), f"sampler_frontier_{arguments.name}")
 
 
 def main() -> None:
