@@ -58,7 +58,7 @@ DEFAULT_RECIPES = {
     "class_conditional": DefaultRecipe(
         "digits_class_conditional", "small real digits, minutes on a CPU", _ABOUT_IMAGES
     ),
-    "points": DefaultRecipe("points", "points of the plane, under a minute on a CPU", ("config",)),
+    "points": DefaultRecipe("points", "points of the plane, a minute on a CPU", ("config",)),
 }
 
 WITHOUT_EFFECT = {

@@ -39,8 +39,10 @@ class TrainingState:
         self.arguments = arguments
         self.step = 0
         self._network_class = type(unet)  # FSDP gives the prepared one a class of its own
-        if accelerator.distributed_type != DistributedType.FSDP:  # which divides only what is contiguous
-            unet.to(memory_format=torch.channels_last)  # a sixth faster on a CPU, more on a GPU
+        # Channels last is faster on a GPU and slower on a CPU; FSDP divides only what is contiguous.
+        is_last = accelerator.device.type == "cuda" and accelerator.distributed_type != DistributedType.FSDP
+        self._memory_format = torch.channels_last if is_last else torch.contiguous_format
+        unet.to(memory_format=self._memory_format)
         optimizer = torch.optim.AdamW(
             unet.parameters(),
             lr=arguments.learning_rate,
@@ -93,7 +95,7 @@ class TrainingState:
 
     def _copy(self, parameters: Iterable[Tensor], statistics: Iterable[Tensor]) -> ModelMixin:
         copy = self._network_class.from_config(self.unet.config)
-        copy.to(self.accelerator.device, memory_format=torch.channels_last)
+        copy.to(self.accelerator.device, memory_format=self._memory_format)
         fill(copy.parameters(), (whole(parameter) for parameter in parameters))
         fill(copy.buffers(), statistics)
         return copy
