@@ -12,13 +12,13 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 
 import yaml
 from kept import Kept, keep_picture, read_kept, write_kept
 from tables import write_result
 
 from ddpm_ext.publishing.facts import Facts, read_facts
-from ddpm_ext.visualization import smoothed
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,12 @@ def keep_pictures(name: str, folder: Path) -> None:
 
 
 def _losses(rows: list[dict[str, float]]) -> dict[str, float]:
-    """The smoothed loss after each twentieth of the run, by the update."""
-    values = smoothed([row["loss"] for row in rows])
-    chosen = sorted({max(0, round(len(rows) * part / 20) - 1) for part in range(1, 21)})
-    return {str(rows[i]["step"]): float(f"{values[i]:.4g}") for i in chosen}
+    """The loss of the last 100 updates after each twentieth of the run, by the update."""
+    logged = {row["step"]: row["loss"] for row in rows}  # each the mean since the one before
+    steps = list(logged)
+    ends = sorted({steps[max(0, round(len(steps) * part / 20) - 1)] for part in range(1, 21)})
+    means = {end: mean(loss for step, loss in logged.items() if end - 100 < step <= end) for end in ends}
+    return {str(end): float(f"{loss:.4g}") for end, loss in means.items()}
 
 
 def _configuration(facts: Facts) -> dict[str, object]:
@@ -94,7 +96,7 @@ def result(name: str, text: str = "{}") -> Callable[[Kept], str]:
 
 
 def loss_at(*steps: int, text: str = "loss {}") -> Callable[[Kept], str]:
-    """The smoothed loss, put into `text`, after each of these updates, or after the nearest that is kept."""
+    """The loss of the 100 updates before each of these, or the nearest that is kept, put into `text`."""
 
     def shown(kept: Kept) -> str:
         nearest = (min(kept["loss"], key=lambda known, step=step: abs(int(known) - step)) for step in steps)

@@ -80,7 +80,7 @@ def table() -> None:
     write_result(
         "practical",
         "The commands of this page, ended after the updates that the last number of a row names, by "
-        "`benchmarks/practical.py`. A loss is the mean of 100 updates, smoothed over a twentieth of the run.",
+        "`benchmarks/practical.py`. A loss is the mean of the last 100 updates.",
         ["network", "parameters", "loss", "the practical's loss"],
         rows,
     )

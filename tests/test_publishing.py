@@ -223,7 +223,7 @@ def test_what_is_uploaded_stays_as_it_was_when_the_run_goes_on(run, monkeypatch)
 
 def test_the_numbers_of_an_evaluation_are_in_the_card_with_interval_and_protocol(run):
     fid = {"name": "fid", "title": "FID", "value": 12.34567, "interval_95": [11.5, 13.25], "note": "Lower is better."}
-    protocol = {"model": str(run), "num_images": 1000, "data_set": "digits"}
+    protocol = {"model": str(run), "num_images": 1000, "data_set": "/home/somebody/digits"}
     file = run / "evaluation" / "metrics.json"
     file.parent.mkdir()
     file.write_text(json.dumps({"metrics": [{**fid, "protocol": protocol}]}))

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import yaml
 from huggingface_hub import EvalResult
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
+from ddpm_ext.publishing.facts import public_name
 from ddpm_ext.publishing.markdown import markdown_table
 
 from .estimates import Estimate
@@ -83,13 +83,13 @@ def eval_results(
     return [
         EvalResult(
             task_type=task,
-            dataset_type=_public_name(one.protocol["data_set"]),
-            dataset_name=_public_name(one.protocol["data_set"]),
+            dataset_type=public_name(one.protocol["data_set"]),
+            dataset_name=public_name(one.protocol["data_set"]),
             dataset_split=one.protocol.get("split"),
             metric_type=one.name,
             metric_name=one.title,
             metric_value=one.estimate.value,
-            metric_args={name: _public_name(value) for name, value in one.protocol.items() if name != "model"},
+            metric_args={name: public_name(value) for name, value in one.protocol.items() if name != "model"},
         )
         for one in measurements
     ]
@@ -129,11 +129,6 @@ def write_measurements(folder: Path, measurements: Sequence[Measurement], model:
     (folder / "metrics.md").write_text(as_markdown(both))
     index = {"model-index": eval_results_to_model_index(Path(model).name, eval_results(both))}
     (folder / "model-index.yaml").write_text(yaml.safe_dump(index, sort_keys=False, allow_unicode=True))
-
-
-def _public_name(value: str | int | float) -> str | int | float:
-    """The last part of what is a path on this machine: the others are nobody's business."""
-    return Path(value).name if isinstance(value, str) and os.path.exists(value) else value
 
 
 def _shown(value: str | int | float) -> str:

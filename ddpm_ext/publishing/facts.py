@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import NormalDist
@@ -65,7 +66,7 @@ class Facts:
     def dataset(self) -> str:
         """What was trained on, as it was told: a name, or the name of a folder."""
         name, folder = self.configuration.get("dataset_name"), self.configuration.get("train_data_dir")
-        return str(name or (Path(str(folder)).name if folder else "an unknown data set"))
+        return str(public_name(name) if name else Path(str(folder)).name if folder else "an unknown data set")
 
     @property
     def num_parameters(self) -> int | None:
@@ -100,6 +101,12 @@ def read_facts(folder: Path, pipeline_folder: Path | None = None) -> Facts:
     )
 
 
+def public_name(value: object) -> object:
+    """The last part of what is a path on some machine: the others are nobody's business."""
+    is_path = isinstance(value, str) and (os.path.isabs(value) or os.path.exists(value))
+    return Path(value).name if is_path else value
+
+
 def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.exists() else ""
 
@@ -123,7 +130,7 @@ def _result(entry: object) -> Result | None:
         return None
     protocol, interval = entry.get("protocol", ""), entry.get("interval_95")
     if isinstance(protocol, dict):
-        shown = ((name.replace("_", " "), value) for name, value in protocol.items() if name != "model")
+        shown = ((name.replace("_", " "), public_name(value)) for name, value in protocol.items() if name != "model")
         protocol = "; ".join(f"{name}: {value}" for name, value in shown)
     is_interval = isinstance(interval, list) and [isinstance(end, int | float) for end in interval] == [True, True]
     return Result(
