@@ -351,7 +351,7 @@ MISTAKES = {
     "no checkpoint": (("--output_dir", "out"), "`checkpoint` must be given"),
     "no folder": (("--checkpoint", "@"), "`output_dir` must be given"),
     "a full folder": (("--checkpoint", "@", "--output_dir", "full"), "`output_dir` is full, which exists"),
-    "a file": (("--checkpoint", "@", "--output_dir", "full/file/out", "--flags", FLAGS), "could not be written"),
+    "a file": (("--checkpoint", "@", "--output_dir", "full/file/out", "--flags", FLAGS), "not below a file"),
     "library": (("--checkpoint", "@", "--output_dir", "out", "--library", "guidde"), "Did you mean 'guided'?"),
     "no average": (
         ("--checkpoint", "@", "--output_dir", "out", "--ema", "0.9"),

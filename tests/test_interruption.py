@@ -64,10 +64,14 @@ def test_what_a_launcher_repeats_at_once_counts_as_one_and_a_second_request_acts
     """Ctrl-C in a terminal reaches a process twice under `accelerate launch`: from the terminal and the launcher."""
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    with Interruption(Accelerator(cpu=True)) as interruption:
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
-        assert interruption.is_agreed(step=1)
-        now = 102.0
-        with pytest.raises(KeyboardInterrupt):
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with Interruption(Accelerator(cpu=True)) as interruption:
             signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            assert interruption.is_agreed(step=1)
+            now = 102.0
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, former)
