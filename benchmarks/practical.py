@@ -25,6 +25,7 @@ from ddpm_ext.visualization.grids import to_bytes
 
 
 LOSSES = loss_at(500, 1000, 2500, 10_000, text="{}")
+_NO_CURVE = "practical_cifar10_class_conditional"  # a figure has five
 TIMESTEPS = (0, 20, 50, 100, 150, 200, 300, 399)
 
 
@@ -125,7 +126,8 @@ def main() -> None:
         keep(row.name, folder)
     table()
     if found:
-        keep_picture(as_image(draw_losses({row.short: folder for row, folder in found.items()})), "practical_loss", 32)
+        curves = {row.short: folder for row, folder in found.items() if row.name != _NO_CURVE}
+        keep_picture(as_image(draw_losses(curves)), "practical_loss", 32)
     unconditional = {
         row.words.partition(", ")[2]: folder for row, folder in found.items() if row in (ROWS[0], ROWS[1])
     }
