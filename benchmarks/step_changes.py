@@ -25,7 +25,7 @@ CHANGES = (
     ("AdamW `fused`", "update", "update", "fused update"),
     ("the average over all weights at once (`foreach`)", "average", "average", "foreach average"),
     ("clipping over all gradients at once (`foreach`)", "clipping", "clipping", "foreach clipping"),
-    ("the channels-last layout (on a GPU only, for this)", "forward and backward", "network", "channels-last network"),
+    ("the channels-last layout", "forward and backward", "network", "channels-last network"),
     ("freed memory is kept", "forward and backward", "forgetful network", "network"),
 )
 

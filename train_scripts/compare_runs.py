@@ -39,13 +39,13 @@ def main() -> None:
     from ddpm_ext.evaluation.generate import Sampling
     from ddpm_ext.report.reported_model import open_model
     from ddpm_ext.report.runs_side_by_side import curves, samples, short_names, table
-    from ddpm_ext.training.processes import on_cpu, use_all_cores
+    from ddpm_ext.training.processes import on_cpu, prepare_cpu
     from ddpm_ext.visualization import as_image
 
     disable_progress_bar()  # of loading two small files
     models = [open_model(run) for run in runs]
     device = Accelerator(cpu=on_cpu()).device
-    use_all_cores()
+    prepare_cpu()
     for model in models:
         model.pipeline.to(device)
     names, facts, folder = short_names(models), [model.facts for model in models], Path(arguments.output)

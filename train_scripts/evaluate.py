@@ -44,14 +44,14 @@ def main() -> None:
     from ddpm_ext.evaluation.evaluator import Evaluator
     from ddpm_ext.evaluation.records import as_text, write_measurements
     from ddpm_ext.evaluation.subject import open_subject
-    from ddpm_ext.training.processes import check_processes, on_cpu, use_all_cores
+    from ddpm_ext.training.processes import check_processes, on_cpu, prepare_cpu
 
     disable_progress_bar()  # of loading two small files
     subject = open_subject(arguments.model, arguments.weights)
     _check_subject(subject, metrics)
     accelerator = Accelerator(cpu=on_cpu())
     check_processes()
-    use_all_cores()
+    prepare_cpu()
     evaluator = Evaluator(subject, _settings(arguments, sampling, subject), accelerator, say=tqdm.write)
     measurements, pictures = _measure(evaluator, metrics, arguments, _with_what_was_trained_on(data, subject))
     if not accelerator.is_main_process:

@@ -50,12 +50,12 @@ def main() -> None:
 
     from ddpm_ext.report.page import Choices, make_report
     from ddpm_ext.report.reported_model import open_model
-    from ddpm_ext.training.processes import on_cpu, use_all_cores
+    from ddpm_ext.training.processes import on_cpu, prepare_cpu
 
     disable_progress_bar()  # of loading two small files
     model = open_model(arguments.model)
     model.pipeline.to(Accelerator(cpu=on_cpu()).device)
-    use_all_cores()
+    prepare_cpu()
     choices = Choices(
         num_images=arguments.num_images,
         num_inference_steps=arguments.num_inference_steps,

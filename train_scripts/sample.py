@@ -68,7 +68,7 @@ def main() -> None:
     from ddpm_ext.pipelines.loading import load_pipeline
     from ddpm_ext.schedulers.samplers import default_sampler, make_sampler
     from ddpm_ext.training.checkpoints import newest_pipeline
-    from ddpm_ext.training.processes import check_processes, on_cpu, use_all_cores
+    from ddpm_ext.training.processes import check_processes, on_cpu, prepare_cpu
 
     disable_progress_bar()  # of loading two small files
     pipeline = load_pipeline(newest_pipeline(arguments.model))
@@ -77,7 +77,7 @@ def main() -> None:
     labels = _labels(pipeline, arguments)
     accelerator = Accelerator(cpu=on_cpu())
     check_processes()
-    use_all_cores()
+    prepare_cpu()
     pipeline.to(accelerator.device)
     if arguments.compile:
         compile_network(pipeline.unet)

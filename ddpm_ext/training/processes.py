@@ -42,9 +42,9 @@ def check_processes() -> None:
         )
 
 
-def use_all_cores() -> None:
-    """Shares the cores of this machine among its processes, without pauses for the same memory again and again; call
-    it after `Accelerator()`.
+def prepare_cpu() -> None:
+    """Shares the cores of this machine among its processes, and has each keep the memory that it frees; call it after
+    `Accelerator()`. On a GPU it does nothing.
 
     Without a configuration, `accelerate launch` sets OMP_NUM_THREADS to 1 also for a single process on a CPU, which
     takes half again as long on two cores. Any other number is somebody's choice and stays.

@@ -39,7 +39,7 @@ from .output_folder import (
     upload_words,
     uploads_of,
 )
-from .processes import check_processes, on_cpu, use_all_cores, use_tensor_cores
+from .processes import check_processes, on_cpu, prepare_cpu, use_tensor_cores
 from .recipes import flatten
 from .samples import IMAGES, Pictures
 from .sharding import check_distribution
@@ -77,7 +77,7 @@ class Run:
         )
         check_processes()
         check_distribution(accelerator)
-        use_all_cores()
+        prepare_cpu()
         use_tensor_cores()
         global_batch = GlobalBatch(
             training.train_batch_size, accelerator.num_processes, training.gradient_accumulation_steps
