@@ -2,14 +2,15 @@
 
     python benchmarks/sampling_throughput.py                  # 64 digits in 250 steps on a CPU, minutes
     python benchmarks/sampling_throughput.py --compile        # with torch.compile, which takes a minute more
-    python benchmarks/sampling_throughput.py --network cifar10 --batch_size 256 --device cuda --compile
+    python benchmarks/sampling_throughput.py --network cifar10 --batch_size 256 --device cuda --compile \
+        --mixed_precision bf16
 
-Ours is `ImprovedDDPMPipeline`; what it draws is first checked to be what diffusers' `DDPMPipeline` and `DDIMPipeline`
-draw, to 1e-4. *guided* is `ClassConditionalDDPMPipeline` beside one evaluation of twice the batch; *scheduler alone*,
-the steps without a network. The `sample` of denoising-diffusion-pytorch (pip install denoising-diffusion-pytorch)
-takes as many steps by DDIM, from its own noise. They take turns; the table has the medians of the turns, the median
-and quartiles of the ratios of neighbouring turns, and which share of this machine's matrix rate the network's
-evaluations are.
+Ours is `ImprovedDDPMPipeline`; what it draws is first checked, in float32, to be what diffusers' `DDPMPipeline` and
+`DDIMPipeline` draw, to 1e-4. *guided* is `ClassConditionalDDPMPipeline` beside one evaluation of twice the batch;
+*scheduler alone*, the steps without a network. The `sample` of denoising-diffusion-pytorch (pip install
+denoising-diffusion-pytorch) takes as many steps by DDIM, from its own noise. They take turns; the table has the
+medians of the turns, the median and quartiles of the ratios of neighbouring turns, and which share of this machine's
+matrix rate the network's evaluations are.
 """
 
 import argparse
@@ -37,6 +38,7 @@ from ddpm_ext import (
     ImprovedDDPMScheduler,
 )
 from ddpm_ext.evaluation.compiled_network import compile_network
+from ddpm_ext.evaluation.generate import Sampling
 
 
 CLASSES = 10
@@ -65,7 +67,7 @@ def our_contenders(arguments: argparse.Namespace) -> Contenders:
         compiled = deepcopy(unet)
         compile_network(compiled)
         found["DDPM: ours, compiled"] = _draw(ImprovedDDPMPipeline(compiled, ImprovedDDPMScheduler()), arguments)
-    return found
+    return _in_precision(found, arguments)
 
 
 def their_contenders(arguments: argparse.Namespace) -> Contenders:
@@ -78,7 +80,7 @@ def their_contenders(arguments: argparse.Namespace) -> Contenders:
     }
     if find_spec("denoising_diffusion_pytorch") is not None:
         found[f"DDIM: {LUCIDRAINS}"] = of_denoising_diffusion_pytorch(unet, arguments)
-    return found
+    return _in_precision(found, arguments)
 
 
 def guided(arguments: argparse.Namespace) -> Contenders:
@@ -110,9 +112,11 @@ def of_denoising_diffusion_pytorch(unet: UNet2DModel, arguments: argparse.Namesp
     return lambda: diffusion.sample(batch_size=arguments.batch_size)
 
 
-def check_same_images(images: dict[str, np.ndarray]) -> None:
+def check_same_images(*sides: Side) -> None:
     """That all of a group draw what its first draws, as uint8 does not tell apart; ends the program where they do
     not."""
+    exact = {name: side for side in sides for name in side.names if LUCIDRAINS not in name}
+    images = {name: side.result(name) for name, side in exact.items() if name.startswith(("DDPM", "DDIM"))}
     for group in ("DDPM", "DDIM"):
         (name, first), *others = ((name, drawn) for name, drawn in images.items() if name.startswith(group))
         for other, drawn in others:
@@ -140,18 +144,23 @@ def as_rows(
 def main() -> None:
     arguments = _arguments()
     os.environ["TQDM_DISABLE"] = "1"  # of the processes that are started here
+    precision = arguments.mixed_precision
+    if precision != "no":
+        exact = argparse.Namespace(**{**vars(arguments), "mixed_precision": "no"})
+        with Side(our_contenders, exact) as ours, Side(their_contenders, exact) as theirs:
+            check_same_images(ours, theirs)
     with Side(our_contenders, arguments) as ours, Side(their_contenders, arguments) as theirs:
-        exact = {name: side for side in (ours, theirs) for name in side.names if name[:4] in ("DDPM", "DDIM")}
-        check_same_images({name: side.result(name) for name, side in exact.items() if LUCIDRAINS not in name})
+        if precision == "no":
+            check_same_images(ours, theirs)
         seconds = take_turns([ours, theirs], arguments.rounds)
-    limits = measure_limits(arguments.device)
+    limits = measure_limits(arguments.device, precision)
     evaluation = operations_of(NETWORKS[arguments.network], arguments.batch_size, backward=False)
     write_result(
         f"sampling_throughput_{arguments.network}_{arguments.device}",
-        f"{arguments.batch_size} samples in {arguments.num_inference_steps} steps with {TITLES[arguments.network]}; "
-        f"medians of {arguments.rounds} turns, quartiles in brackets, by `benchmarks/sampling_throughput.py`. An "
-        f"evaluation of the network asks for {evaluation / 1e9:.3g} GFLOP; {limits.describe()}. "
-        f"{describe_machine(arguments.device)}.",
+        f"{arguments.batch_size} samples in {arguments.num_inference_steps} steps with {TITLES[arguments.network]}, "
+        f"precision {precision}; medians of {arguments.rounds} turns, quartiles in brackets, by "
+        f"`benchmarks/sampling_throughput.py`. An evaluation of the network asks for {evaluation / 1e9:.3g} GFLOP; "
+        f"{limits.describe()}. {describe_machine(arguments.device)}.",
         ["", "", "time", "times as fast as the first", "of the matrix rate"],
         as_rows(seconds, limits, evaluation, arguments),
     )
@@ -164,6 +173,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--num_inference_steps", type=int, default=250)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--compile", action="store_true", help="also ours with a compiled network")
+    parser.add_argument("--mixed_precision", choices=("no", "bf16"), default="no")
     parser.add_argument("--rounds", type=int, default=7, help="turns of each, at least 2")
     arguments = parser.parse_args()
     if arguments.device == "cuda" and not torch.cuda.is_available():
@@ -189,6 +199,20 @@ def _draw(
         return torch.from_numpy(images).permute(0, 3, 1, 2)
 
     return draw
+
+
+def _in_precision(contenders: Contenders, arguments: argparse.Namespace) -> Contenders:
+    """All of them, with the network in the precision asked for."""
+    sampling = Sampling(mixed_precision=arguments.mixed_precision)
+
+    def within(contender: Contender) -> Contender:
+        def draw() -> Tensor:
+            with sampling.autocast(torch.device(arguments.device)):
+                return contender()
+
+        return draw
+
+    return {name: within(contender) for name, contender in contenders.items()}
 
 
 def _steps(scheduler: DDPMScheduler, arguments: argparse.Namespace) -> Contender:

@@ -14,7 +14,9 @@ def guided_output(unet: ModelMixin, x_t: Tensor, t: Tensor, labels: Tensor, guid
     if guidance_scale == 1:
         return unet(x_t, t, labels).sample
     both = torch.cat([labels, torch.full_like(labels, unet.null_class)])
-    conditional, unconditional = unet(torch.cat([x_t, x_t]), t.repeat(2), both).sample.chunk(2)
+    output = unet(torch.cat([x_t, x_t]), t.repeat(2), both).sample
+    output = output.to(torch.promote_types(output.dtype, torch.float32))  # a difference of halves is rounded coarsely
+    conditional, unconditional = output.chunk(2)
     channels = x_t.shape[1]
     guided = torch.lerp(unconditional[:, :channels], conditional[:, :channels], guidance_scale)
     return torch.cat([guided, conditional[:, channels:]], dim=1)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -92,3 +94,17 @@ def test_progress_counts_images(pipeline, capsys):
     assert "drawing" in shown and "5/5" in shown
     generate(pipeline, 2, Sampling(num_inference_steps=2))
     assert capsys.readouterr().err == ""
+
+
+def test_in_half_precision_the_network_alone_is_halved(class_conditional):
+    seen = []
+    class_conditional.unet.conv_out.register_forward_hook(lambda _, given, output: seen.append(output.dtype))
+    class_conditional.unet.register_forward_pre_hook(lambda _, given: seen.append(given[0].dtype))
+    sampling = Sampling(num_inference_steps=4, guidance_scale=2.0)
+    plain, halved = (
+        generate(class_conditional, 4, replace(sampling, mixed_precision=precision), [0] * 4)
+        for precision in ("no", "bf16")
+    )
+    assert seen == [torch.float32, torch.float32] * 4 + [torch.float32, torch.bfloat16] * 4
+    difference = (plain.int() - halved.int()).abs().float()
+    assert 0 < difference.mean() < 2

@@ -79,12 +79,12 @@ def main() -> None:
     check_processes()
     prepare_cpu()
     pipeline.to(accelerator.device)
+    chosen = sampling.by(sampler).with_batch_size(pipeline, arguments.num_images, accelerator)
     if arguments.compile:
         compile_network(pipeline.unet)
     if arguments.compare is not None:
-        _write_comparison(pipeline, labels, accelerator, arguments, sampling.by(sampler))
+        _write_comparison(pipeline, labels, accelerator, arguments, chosen)
         return
-    chosen = sampling.by(sampler)
     images = generate(pipeline, arguments.num_images, chosen, labels, accelerator, progress="sampling")
     if accelerator.is_main_process:
         _write(images, labels, output)

@@ -235,6 +235,7 @@ class Evaluator:
             "guidance_scale": sampling.guidance_scale,
             "eta": sampling.eta,
             "seed": sampling.seed,
+            "mixed_precision": None if sampling.mixed_precision == "no" else sampling.mixed_precision,
         }
         return {**self.subject.protocol, **{name: value for name, value in drawn.items() if value is not None}}
 

@@ -7,7 +7,9 @@ does not even do that.)
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
@@ -18,16 +20,38 @@ from ddpm_ext.pipelines import ClassConditionalDDPMPipeline, ImprovedDDPMPipelin
 from ddpm_ext.randomness import generator_for
 from ddpm_ext.schedulers.stock import sampler_for
 
+from .batch_size import fitting_batch_size
+
 
 @dataclass(frozen=True)
 class Sampling:
-    """How images are drawn: the pipeline's own arguments, and the seed that settles all of them."""
+    """How images are drawn: the pipeline's own arguments, and the seed that settles all of them.
+
+    `batch_size` None draws as many at once as fit. `mixed_precision` is the network's alone.
+    """
 
     seed: int = 0
-    batch_size: int = 64
+    batch_size: int | None = None
     num_inference_steps: int | str = 250
     guidance_scale: float = 1.0
     eta: float | None = None
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+
+    def autocast(self, device: torch.device) -> AbstractContextManager:
+        """Within it, the network works in `mixed_precision` on `device`."""
+        if self.mixed_precision == "no":
+            return nullcontext()
+        return torch.autocast(device.type, torch.bfloat16 if self.mixed_precision == "bf16" else torch.float16)
+
+    def with_batch_size(
+        self, pipeline: ImprovedDDPMPipeline, num_images: int, accelerator: Accelerator | None = None
+    ) -> "Sampling":
+        """The same, with the `batch_size` that fits where there is none; every process must ask."""
+        if self.batch_size is not None:
+            return self
+        with self.autocast(pipeline.device):
+            fitting = fitting_batch_size(pipeline, num_images, self.guidance_scale != 1, accelerator)
+        return replace(self, batch_size=fitting)
 
 
 def generate(
@@ -46,6 +70,7 @@ def generate(
     will take.
     """
     check_sampling(pipeline, sampling, class_labels is not None)
+    sampling = sampling.with_batch_size(pipeline, num_images, accelerator)
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator is not None else (0, 1)
     share = -(-num_images // world)
     batches = [list(batch) for batch in _batches(num_images, min(sampling.batch_size, share))]
@@ -95,24 +120,17 @@ def check_sampling(pipeline: ImprovedDDPMPipeline, sampling: Sampling, has_label
 def _generate_batch(
     pipeline: ImprovedDDPMPipeline, batch: list[int], sampling: Sampling, labels: list[int] | None
 ) -> Tensor:
-    generators = _generators(sampling.seed, batch)
-    if isinstance(pipeline, ClassConditionalDDPMPipeline):
-        images = pipeline(
-            class_labels=labels,
-            guidance_scale=sampling.guidance_scale,
-            generator=generators,
-            num_inference_steps=sampling.num_inference_steps,
-            eta=sampling.eta,
-            output_type="pt",
-        ).images
-    else:
-        images = pipeline(
-            batch_size=len(batch),
-            generator=generators,
-            num_inference_steps=sampling.num_inference_steps,
-            eta=sampling.eta,
-            output_type="pt",
-        ).images
+    common = {
+        "generator": _generators(sampling.seed, batch),
+        "num_inference_steps": sampling.num_inference_steps,
+        "eta": sampling.eta,
+        "output_type": "pt",
+    }
+    with sampling.autocast(pipeline.device):
+        if isinstance(pipeline, ClassConditionalDDPMPipeline):
+            images = pipeline(labels, sampling.guidance_scale, **common).images
+        else:
+            images = pipeline(len(batch), **common).images
     return quantize(images).cpu()
 
 

@@ -32,10 +32,11 @@ def record_trajectory(
         "output_type": "pt",
         "callback_on_step_end": recorder,
     }
-    if class_labels is None:
-        pipeline(num_images, **common)
-    else:
-        pipeline(list(class_labels)[:num_images], sampling.guidance_scale, **common)
+    with sampling.autocast(pipeline.device):
+        if class_labels is None:
+            pipeline(num_images, **common)
+        else:
+            pipeline(list(class_labels)[:num_images], sampling.guidance_scale, **common)
     return recorder.trajectory()
 
 

@@ -1,7 +1,7 @@
 """How to sample, as `sample.py` and `evaluate.py` can be told it."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from .argument_rules import Count, CountOrZero, Group, NonNegative, Share, Text, flag
 
@@ -25,7 +25,14 @@ class SamplingArguments(Group):
     guidance_scale: NonNegative = flag(1.0, "Classifier-free guidance; 1 is none.", metavar="W")
     eta: Share | None = flag(None, "DDIM's share of noise, 0 to 1.", metavar="ETA")
     seed: CountOrZero = flag(0, "Settles every image.")
-    batch_size: Count = flag(64, "Images per forward pass and process; changes nothing but memory and speed.")
+    batch_size: Count | None = flag(
+        None,
+        "Images per forward pass and process; changes nothing but memory and speed (default: as many as a GPU's memory"
+        " holds; 64 on a CPU).",
+    )
+    mixed_precision: Literal["no", "bf16", "fp16"] = flag(
+        "no", "Precision of the network alone; the sampler stays in float32."
+    )
 
     def by(self, sampler: str) -> "Sampling":
         """These settings for `sampler`, which has steps of its own where none were given."""
@@ -39,4 +46,5 @@ class SamplingArguments(Group):
             int(steps) if steps.isdecimal() else steps,
             self.guidance_scale,
             self.eta,
+            self.mixed_precision,
         )
