@@ -1,6 +1,7 @@
 """What a run measures on images that it has not trained on."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,11 @@ from ddpm_ext.data.images import load_images, to_unit_range
 from ddpm_ext.diffusion import exact_bits_per_dim
 from ddpm_ext.evaluation.generate import Sampling, generate, labels_like
 from ddpm_ext.evaluation.image_metrics import frechet_distance
-from ddpm_ext.evaluation.likelihood import estimated_bits_per_dim
+from ddpm_ext.evaluation.likelihood import estimated_bits_per_dim, exact_bits_per_dim_of
 from ddpm_ext.evaluation.statistics import Moments
 from ddpm_ext.pipelines import ClassConditionalDDPMPipeline
 from ddpm_ext.publishing.facts import read_facts
+from ddpm_ext.schedulers import ImprovedDDPMScheduler
 from ddpm_ext.training.best_pipeline import BestPipeline
 from ddpm_ext.training.run import Run
 from tests.training_helpers import Script, largest_difference, weights
@@ -49,6 +51,18 @@ def test_the_logged_bits_per_dim_are_those_of_the_saved_pipeline(script: Script,
         torch.Generator().manual_seed(1),
     )
     assert abs(estimate.mean - float(exact.total.mean())) < 5 * estimate.standard_error
+
+
+@pytest.mark.parametrize("measure", [exact_bits_per_dim_of, estimated_bits_per_dim])
+def test_whoever_waits_for_bits_per_dim_sees_how_far_it_is(measure, pipeline, capsys):
+    pipeline.scheduler = ImprovedDDPMScheduler(num_train_timesteps=40, beta_schedule="cosine")
+    data = load_images("digits", split="test", show_progress=False)
+    images = torch.arange(5) if measure is exact_bits_per_dim_of else 5
+    measure(pipeline, data, images, batch_size=2, progress="bits/dim")
+    done, all_of_them = re.findall(r"([\d.]+)/([\d.]+) \[", capsys.readouterr().err)[-1]
+    assert float(done) == float(all_of_them) == 5 * (40 if measure is exact_bits_per_dim_of else 10)
+    measure(pipeline, data, images, batch_size=2)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_held_out_split_of_another_size_is_refused(script: Script, tmp_path, monkeypatch):

@@ -110,6 +110,19 @@ def exact_bits_per_dim(
 _FEWEST_EVALUATIONS = 10
 
 
+def num_evaluations_of_estimate(process: GaussianDiffusion, at_most: int | None = None) -> int:
+    """How many evaluations of the network `estimate_bits_per_dim` takes where so many are allowed: one for the last
+    step and two for each pair, twice. ValueError where that is too few, or the bound itself takes no more."""
+    steps = process.num_timesteps
+    count = max(_FEWEST_EVALUATIONS, steps // 20) if at_most is None else at_most
+    if not _FEWEST_EVALUATIONS <= count < steps:
+        raise ValueError(
+            f"`num_evaluations` is {count}: from {_FEWEST_EVALUATIONS} to {steps - 1}, fewer than the chain's "
+            f"{steps} steps, are accepted; otherwise `exact_bits_per_dim` costs no more."
+        )
+    return 2 * (1 + 2 * ((count // 2 - 1) // 2))
+
+
 @torch.no_grad()
 def estimate_bits_per_dim(
     process: GaussianDiffusion,
@@ -130,13 +143,7 @@ def estimate_bits_per_dim(
     two noises in opposite directions, one as improbably long as the other is short. (Opposite signs alone do harm: the
     terms are mostly quadratic in the noise, so both members of such a pair err alike.)
     """
-    steps = process.num_timesteps
-    count = max(_FEWEST_EVALUATIONS, steps // 20) if num_evaluations is None else num_evaluations
-    if not _FEWEST_EVALUATIONS <= count < steps:
-        raise ValueError(
-            f"`num_evaluations` is {count}: from {_FEWEST_EVALUATIONS} to {steps - 1}, fewer than the chain's "
-            f"{steps} steps, are accepted; otherwise `exact_bits_per_dim` costs no more."
-        )
+    count = num_evaluations_of_estimate(process, num_evaluations)
     clip = None if clip_limit is None else clip_to(clip_limit)
     timesteps = process.timesteps.to(x_0.device)
 
@@ -145,10 +152,9 @@ def estimate_bits_per_dim(
         reverse = parameterization.reverse(process, predict(x_t, timesteps[t]), x_t, t, clip).distribution
         return bound_term_bpd(process, reverse, x_0, x_t, t).cpu().double()  # not every device has float64
 
-    pairs = (count // 2 - 1) // 2
-    halves = [_sum_of_terms(process, term, x_0, generator, pairs) for _ in range(2)]
+    halves = [_sum_of_terms(process, term, x_0, generator, pairs=(count // 2 - 1) // 2) for _ in range(2)]
     per_image = prior_bits_per_dim(process, x_0).cpu().double() + (halves[0] + halves[1]) / 2
-    return BitsPerDimEstimate(per_image, (halves[0] - halves[1]) ** 2 / 4, 2 * (1 + 2 * pairs))
+    return BitsPerDimEstimate(per_image, (halves[0] - halves[1]) ** 2 / 4, count)
 
 
 def _sum_of_terms(

@@ -207,12 +207,12 @@ class Evaluator:
         """Of each image, (N,), and how it was found."""
         pipeline, seed = self.subject.pipeline, self.settings.sampling.seed
         indices = choose(len(data), self.settings.likelihood_images)
-        self._say(f"bits/dim of {len(indices):,} images")
+        bar = self._bar(f"bits/dim of {len(indices):,} images")
         if self.settings.likelihood == "exact":
-            found = exact_bits_per_dim_of(pipeline, data, indices, seed, accelerator=self.accelerator)
+            found = exact_bits_per_dim_of(pipeline, data, indices, seed, accelerator=self.accelerator, progress=bar)
             return found, {"likelihood": f"exact, {pipeline.scheduler.process.num_timesteps} steps", "seed": seed}
         estimate = estimated_bits_per_dim(
-            pipeline, data, len(data), seed, accelerator=self.accelerator, indices=indices
+            pipeline, data, len(data), seed, accelerator=self.accelerator, indices=indices, progress=bar
         )
         return estimate.per_image, {"likelihood": f"estimated, {estimate.num_evaluations} evaluations", "seed": seed}
 
