@@ -14,6 +14,7 @@ from ddpm_ext.evaluation.evaluator import EvaluationSettings, Evaluator
 from ddpm_ext.evaluation.features import load_extractor
 from ddpm_ext.evaluation.generate import Sampling, duration, labels_like
 from ddpm_ext.evaluation.image_metrics import frechet_distance
+from ddpm_ext.evaluation.likelihood import estimated_bits_per_dim
 from ddpm_ext.evaluation.records import eval_results, read_measurements
 from ddpm_ext.evaluation.statistics import Moments
 from ddpm_ext.evaluation.subject import open_subject
@@ -63,7 +64,14 @@ def numbers(folder: Path) -> dict[str, float]:
     return {one.name: one.estimate.value for one in read_measurements(folder / "metrics.json")}
 
 
-def test_everything_of_a_class_conditional_model(evaluate, folder, tmp_path):
+def test_everything_of_a_class_conditional_model(evaluate, folder, tmp_path, monkeypatch):
+    bits_per_dim_of = []
+
+    def estimated(pipeline, data, *arguments, **options):
+        bits_per_dim_of.append("train" if len(data) == 1437 else "test")
+        return estimated_bits_per_dim(pipeline, data, *arguments, **options)
+
+    monkeypatch.setattr("ddpm_ext.evaluation.evaluator.estimated_bits_per_dim", estimated)
     metrics = ["fid", "kid", "precision_recall", "class_accuracy", "nll", "memorisation"]
     shown = evaluate("--model", folder / "digits", *FAST, "--output", "out", "--metrics", *metrics)
     names = [
@@ -79,6 +87,7 @@ def test_everything_of_a_class_conditional_model(evaluate, folder, tmp_path):
     found = read_measurements(tmp_path / "out" / "metrics.json")
     assert [one.name for one in found] == [*names, "bits_per_dim", "near_share", "bits_per_dim_gap"]
     assert "sampling 80 images will take about" in shown and "memorisation: " in shown
+    assert bits_per_dim_of == ["test", "train"]  # those of the test split are needed twice
     for one in found:
         assert one.title in shown and {"weights", "weights_digest", "data_set", "split"} <= one.protocol.keys()
         assert one.protocol["weights"] == "EMA" and one.protocol["data_set"] == "digits"

@@ -75,6 +75,7 @@ class Evaluator:
                 subject.pipeline.to(accelerator.device)
             self._device = subject.pipeline.device
         self._samples: tuple[Tensor, Tensor | None] | None = None
+        self._likelihoods: dict[ImageData, tuple[Tensor, Protocol]] = {}
 
     @cached_property
     def extractor(self) -> Extractor:
@@ -204,7 +205,12 @@ class Evaluator:
         return Classifier(None if name == "nearest" else load_classifier(name, self._device))
 
     def _bits_per_dim(self, data: ImageData) -> tuple[Tensor, Protocol]:
-        """Of each image, (N,), and how it was found."""
+        """Of each image, (N,), and how it was found; of the same data, once."""
+        if data not in self._likelihoods:
+            self._likelihoods[data] = self._measure_bits_per_dim(data)
+        return self._likelihoods[data]
+
+    def _measure_bits_per_dim(self, data: ImageData) -> tuple[Tensor, Protocol]:
         pipeline, seed = self.subject.pipeline, self.settings.sampling.seed
         indices = choose(len(data), self.settings.likelihood_images)
         bar = self._bar(f"bits/dim of {len(indices):,} images")
