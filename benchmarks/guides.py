@@ -4,7 +4,8 @@
     python benchmarks/guides.py points samplers --max_train_steps 0    # these two, trained as they say
     python benchmarks/guides.py practical --data FOLDER                # FOLDER/mnist and FOLDER/cifar10 for the Hub's
 
-Blocks marked `bash` and `python` are run in their order. It stops at the first that fails, and shows it.
+Blocks marked `bash` and `python` are run in their order; one with a title is the file of that name. It stops at the
+first that fails, and shows it.
 """
 
 import argparse
@@ -16,12 +17,12 @@ from pathlib import Path
 
 
 ROOT = Path(__file__).parents[1]
-GUIDES = ("points", "practical", "variance", "guidance", "samplers", "likelihood", "flow_matching")
+GUIDES = ("points", "practical", "variance", "guidance", "samplers", "likelihood", "flow_matching", "your_own")
 
 
-def blocks(text: str) -> list[tuple[str, str]]:
-    """The language and the content of each block that is to be run."""
-    return re.findall(r"```(bash|python)\n(.*?)```", text, re.DOTALL)
+def blocks(text: str) -> list[tuple[str, str, str]]:
+    """The language, the title and the content of each block that is to be run, or written to a file."""
+    return re.findall(r"```(bash|python)(?: title=\"([\w.]+)\")?\n(.*?)```", text, re.DOTALL)
 
 
 def prepared(language: str, content: str, max_train_steps: int, data: Path | None) -> str:
@@ -45,7 +46,10 @@ def prepared(language: str, content: str, max_train_steps: int, data: Path | Non
 def run(guide: str, max_train_steps: int, data: Path | None) -> None:
     text = (ROOT / "docs" / f"{guide}.md").read_text()
     with tempfile.TemporaryDirectory() as folder:
-        for language, content in blocks(text):
+        for language, title, content in blocks(text):
+            if title:
+                (Path(folder) / title).write_text(content)
+                continue
             command = prepared(language, content, max_train_steps, data)
             print(f"--- {guide}: {language}\n{command}", flush=True)
             program = (

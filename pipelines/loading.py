@@ -1,7 +1,8 @@
 """Opens a pipeline of ours, or a stock one as ours, from a folder or the Hub: `model` of every script.
 
 Whatever is wrong with it becomes one sentence. No code that a folder holds is run: a self-contained one opens with the
-installed classes, and a pickle that is more than weights is refused.
+installed classes, and a pickle that is more than weights is refused. A network of one's own opens once its module has
+been imported.
 """
 
 import json
@@ -88,7 +89,13 @@ def _component(name: str, entry: list[str], folder: Path, model: str) -> ModelMi
     """The network or scheduler `name`, checked: diffusers leaves weights that it does not find at random, and ignores
     what it does not know."""
     library, class_name = entry
-    cls = getattr(import_module(library), class_name, None) if library in _LIBRARIES else None
+    module = import_module(library) if library in _LIBRARIES else sys.modules.get(library)
+    if module is None:
+        raise ValueError(
+            f"`model` is {model}, whose {name} is a {class_name} of {library}: classes of ddpm_ext and diffusers are "
+            f"accepted, and in Python those of modules that have been imported (`import {library}`)."
+        )
+    cls = getattr(module, class_name, None)
     if not isinstance(cls, type) or not issubclass(cls, ModelMixin | SchedulerMixin):
         where = _version_of(library) if library in _LIBRARIES else library
         raise ValueError(f"`model` is {model}, whose {name} is a {class_name}, which {where} does not have.")

@@ -183,7 +183,14 @@ def test_keys_that_diffusers_no_longer_knows_do_not_matter(folder):
             {"unet": ["ddpm_ext", "NewUNet"]},
             "whose unet is a NewUNet, which ddpm_ext 0.1.0 does not have.",
         ),
-        ("model_index.json", {"unet": ["somewhere", "UNet"]}, "whose unet is a UNet, which somewhere does not have."),
+        (
+            "model_index.json",
+            {"unet": ["somewhere", "UNet"]},
+            "whose unet is a UNet of somewhere: classes of ddpm_ext and diffusers are accepted, and in Python those of"
+            " modules that have been imported (`import somewhere`).",
+        ),
+        ("model_index.json", {"unet": ["json", "UNet"]}, "whose unet is a UNet, which json does not have."),
+        ("model_index.json", {"unet": ["json", "JSONDecoder"]}, "is a JSONDecoder, which json does not have."),
         ("model_index.json", {"_class_name": ["pipeline", "Own"]}, "which needs code that it brings along"),
         ("model_index.json", {"_class_name": None}, "whose model_index.json names no pipeline."),
         (

@@ -23,7 +23,8 @@ def what_it_is(facts: Facts) -> str:
     classes = len(facts.class_names) or (facts.unet.get("num_class_embeds") or 1) - 1  # the last is "no class"
     kind = f"class-conditional, {classes} classes" if classes else "unconditional"
     parameters = facts.num_parameters
-    network = _NETWORKS.get(facts.unet.get("_class_name"), "A U-Net")
+    name = facts.unet.get("_class_name", "UNet2DModel")
+    network = _NETWORKS.get(name, "A U-Net" if "UNet" in name else f"A network (`{name}`)")
     network += f" of {parameters:,} parameters" if parameters else ""
     if facts.is_flow_matching:
         return (

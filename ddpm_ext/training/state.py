@@ -39,6 +39,8 @@ class TrainingState:
         self.arguments = arguments
         self.step = 0
         self._network_class = type(unet)  # FSDP gives the prepared one a class of its own
+        # `from_config` fills in defaults for these, among which diffusers counts all that was given by position.
+        self._config = {**unet.config, "_use_default_values": []}
         # Channels last is faster on a GPU and slower on a CPU; FSDP divides only what is contiguous.
         is_last = accelerator.device.type == "cuda" and accelerator.distributed_type != DistributedType.FSDP
         self._memory_format = torch.channels_last if is_last else torch.contiguous_format
@@ -94,7 +96,7 @@ class TrainingState:
         return self._copy(self.network.parameters(), self.statistics.newest)
 
     def _copy(self, parameters: Iterable[Tensor], statistics: Iterable[Tensor]) -> ModelMixin:
-        copy = self._network_class.from_config(self.unet.config)
+        copy = self._network_class.from_config(self._config)
         copy.to(self.accelerator.device, memory_format=self._memory_format)
         fill(copy.parameters(), (whole(parameter) for parameter in parameters))
         fill(copy.buffers(), statistics)
@@ -182,7 +184,7 @@ class TrainingState:
     def _empty_unet(self) -> ModelMixin:
         """A network without weights, made as diffusers makes those that it loads."""
         with init_empty_weights():
-            return self._network_class.from_config(self.unet.config)
+            return self._network_class.from_config(self._config)
 
     def load(self, checkpoint: Path) -> None:
         """Takes up the state that `checkpoint` holds."""
