@@ -101,6 +101,16 @@ def test_everything_of_a_class_conditional_model(evaluate, folder, tmp_path, mon
     assert table.count("\n| ") == len(found) + 1 and "weights: EMA" in table
 
 
+def test_half_precision_is_part_of_the_protocol(evaluate, folder, tmp_path):
+    argv = ("--model", folder / "digits", *FAST, "--metrics", "fid")
+    evaluate(*argv, "--output", "whole")
+    evaluate(*argv, "--output", "half", "--mixed_precision", "bf16")
+    whole, half = (read_measurements(tmp_path / name / "metrics.json")[0] for name in ("whole", "half"))
+    assert half.protocol == {**whole.protocol, "mixed_precision": "bf16"}
+    assert half.estimate.value != whole.estimate.value
+    assert half.estimate.value == pytest.approx(whole.estimate.value, rel=0.05)
+
+
 def test_the_numbers_are_those_of_the_library(evaluate, folder, tmp_path):
     evaluate("--model", folder / "digits", *FAST, "--output", "out", "--metrics", "fid", "--reference", "test")
     settings = EvaluationSettings(80, "pixels", sampling=Sampling(num_inference_steps=2))
