@@ -117,6 +117,43 @@ def test_widths_need_not_be_multiples_of_32(widths):
     assert UNet2DModel(**config)(torch.randn(1, 1, 8, 8), 3).sample.shape == (1, 1, 8, 8)
 
 
+@pytest.mark.parametrize(
+    "widths, groups",
+    [((128, 256), 32), ((256, 512), 32), ((96, 192), 24), ((64, 128), 16), ((32, 64), 8), ((16, 24), 4), ((3, 6), 1)],
+)
+def test_groups_have_at_least_four_channels_where_there_are_as_many(widths, groups):
+    assert (
+        unet_config((8, 8), 1, block_out_channels=widths, attention_resolutions=(), attention_head_dim=3)[
+            "norm_num_groups"
+        ]
+        == groups
+    )
+
+
+def test_groups_can_be_chosen_where_they_divide_the_widths():
+    common = {"block_out_channels": (32, 48), "attention_resolutions": (), "resnet_time_scale_shift": "scale_shift"}
+    config = unet_config((8, 8), 1, norm_num_groups=16, **common)
+    assert config["norm_num_groups"] == config["attn_norm_num_groups"] == 16
+    with pytest.raises(ValueError, match=r"`norm_num_groups` is 32: 48 channels, one of `block_out_channels`, are no"):
+        unet_config((8, 8), 1, norm_num_groups=32, **common)
+
+
+def test_a_network_of_ours_can_say_how_bright_the_noise_is():
+    """With one channel in each group it cannot, but for what the border of an image gives away."""
+
+    def spread_of_means(**options: int) -> torch.Tensor:
+        torch.manual_seed(0)
+        unet = UNet2DModel(
+            **unet_config((32, 32), 1, block_out_channels=(16, 32), attention_resolutions=(), **options)
+        )
+        noise = torch.randn(16, 1, 32, 32) + torch.randn(16, 1, 1, 1)
+        with torch.no_grad():
+            output = unet(noise, torch.zeros(16)).sample
+        return output.mean((1, 2, 3)).std() / output.std()
+
+    assert spread_of_means() > 5 * spread_of_means(norm_num_groups=16)
+
+
 def test_heads_wider_than_the_network_are_refused():
     with pytest.raises(ValueError, match="`attention_head_dim` is 32.*has 8 channels"):
         unet_config((8, 8), 1, block_out_channels=(8, 16), attention_head_dim=32)

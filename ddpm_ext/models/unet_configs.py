@@ -18,6 +18,10 @@ _WIDTHS = {
     256: (128, 128, 256, 256, 512, 512),
 }
 
+# What OpenAI's 32 groups of 128 channels come to. A norm of single channels takes the mean out of each, and the last
+# one stands right before the output: such a network cannot say how bright the noise is, and its samples are tinted.
+_CHANNELS_PER_GROUP = 4
+
 
 def unet_config(
     sample_size: tuple[int, int],
@@ -30,12 +34,13 @@ def unet_config(
     attention_head_dim: int = 8,
     dropout: float = 0.0,
     resnet_time_scale_shift: str = "default",
+    norm_num_groups: int | None = None,
 ) -> dict[str, object]:
     """The constructor arguments of UNet2DModel, or of ClassConditionalUNet2DModel where `num_classes` is given.
 
     `sample_size` is (height, width) and must be divisible by 2 for every level after the first.
     `attention_resolutions` are feature-map heights; by default 16, 8 and 4. `block_out_channels` defaults to OpenAI's
-    widths for the nearest size.
+    widths for the nearest size, and `norm_num_groups` to at most 32 groups of at least 4 channels.
     """
     height, width = sample_size
     if block_out_channels is None:
@@ -63,7 +68,12 @@ def unet_config(
         )
     down = tuple("AttnDownBlock2D" if size in attended else "DownBlock2D" for size in heights)
     up = tuple("AttnUpBlock2D" if size in attended else "UpBlock2D" for size in reversed(heights))
-    groups = max(g for g in range(1, 33) if all(c % g == 0 for c in block_out_channels))
+    groups = _groups(block_out_channels) if norm_num_groups is None else norm_num_groups
+    uneven = [width for width in block_out_channels if width % groups]
+    if uneven:
+        raise ValueError(
+            f"`norm_num_groups` is {groups}: {uneven[0]} channels, one of `block_out_channels`, are no multiple of it."
+        )
     config: dict[str, object] = {
         "sample_size": height if height == width else (height, width),
         "in_channels": channels,
@@ -82,6 +92,12 @@ def unet_config(
     if num_classes is not None:
         config["num_class_embeds"] = num_classes + 1
     return config
+
+
+def _groups(widths: Sequence[int]) -> int:
+    """At most 32 that divide all widths, of at least `_CHANNELS_PER_GROUP` channels, or one."""
+    most = min(32, max(1, min(widths) // _CHANNELS_PER_GROUP))
+    return max(groups for groups in range(1, most + 1) if all(width % groups == 0 for width in widths))
 
 
 @torch.no_grad()

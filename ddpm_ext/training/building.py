@@ -130,6 +130,7 @@ def build_unet(arguments: Arguments, data: ImageData, num_classes: int | None = 
             attention_head_dim=model.attention_head_dim,
             dropout=model.dropout,
             resnet_time_scale_shift=model.resnet_time_scale_shift,
+            norm_num_groups=model.norm_num_groups,
         )
     unconditional = UNet2DModel if is_stock(config) else ImprovedUNet2DModel
     network = unconditional if num_classes is None else ClassConditionalUNet2DModel

@@ -37,6 +37,13 @@ class ModelArguments(Group):
         "default", "How the timestep enters a residual block: added, or as scale and shift of the normalised features."
     )
 
+    norm_num_groups: Count | None = flag(
+        None,
+        "Groups of the group norms (default: at most 32, of at least 4 channels each). With one channel in each, the"
+        " network does not see how bright an image is, and samples are tinted.",
+        metavar="GROUPS",
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in _OF_UNETS if self.model_type != "unet" else ():
@@ -47,4 +54,11 @@ class ModelArguments(Group):
                 )
 
 
-_OF_UNETS = ("layers_per_block", "attention_resolutions", "attention_head_dim", "dropout", "resnet_time_scale_shift")
+_OF_UNETS = (
+    "layers_per_block",
+    "attention_resolutions",
+    "attention_head_dim",
+    "dropout",
+    "resnet_time_scale_shift",
+    "norm_num_groups",
+)
