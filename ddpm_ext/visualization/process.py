@@ -69,7 +69,7 @@ def variance_fraction(timesteps: Sequence[int], fractions: Tensor) -> Figure:
         )
     _band(axes, timesteps, fractions)
     axes.set(xlabel="timestep", ylabel="v")
-    axes.legend(frameon=False, loc="best")
+    figure.legend(*axes.get_legend_handles_labels(), frameon=False, ncols=2, loc="outside upper left")
     return figure
 
 
