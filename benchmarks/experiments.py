@@ -272,10 +272,11 @@ def group_table(name: str, experiments: tuple[str, ...], words: str) -> None:
                 result("bits_per_dim")(kept),
             ]
         )
+    and_flag = f" and `{flag.strip()}`" if flag else ""
     write_result(
         name,
-        f"{words}{f' and `{flag.strip()}`' if flag else ''}, one run each, by `benchmarks/experiments.py`. The loss is what each was trained on; bits/dim of "
-        "held-out images are the variational bound's, estimated.",
+        f"{words}{and_flag}, one run each, by `benchmarks/experiments.py`. The loss is what each was trained on; "
+        "bits/dim of held-out images are the variational bound's, estimated.",
         ["variance", "loss", "updates", "last loss", "bits/dim"],
         rows,
     )

@@ -38,6 +38,7 @@ def network_config(flags: OpenAIFlags, in_channels: int, num_classes: int | None
         attention_head_dim=min(used),
         dropout=flags.dropout,
         resnet_time_scale_shift="scale_shift" if flags.use_scale_shift_norm else "default",
+        norm_num_groups=32,  # whatever the widths
     )
     if len(used) > 1:  # as many heads at every level, of different widths
         config["attention_head_dim"] = head_dims
