@@ -45,9 +45,9 @@ def fitting_batch_size(
 
 
 @torch.no_grad()
-def _evaluate(pipeline: ImprovedDDPMPipeline, batch_size: int) -> Tensor:
+def _evaluate(pipeline: ImprovedDDPMPipeline, batch_size: int) -> None:
     def zeros(*shape: int, dtype: torch.dtype) -> Tensor:
         return torch.zeros(batch_size, *shape, dtype=dtype, device=pipeline.device)
 
     labels = [zeros(dtype=torch.long)] if isinstance(pipeline, ClassConditionalDDPMPipeline) else []
-    return pipeline.unet(zeros(*pipeline.sample_shape, dtype=pipeline.unet.dtype), zeros(dtype=torch.long), *labels)
+    pipeline.unet(zeros(*pipeline.sample_shape, dtype=pipeline.unet.dtype), zeros(dtype=torch.long), *labels)

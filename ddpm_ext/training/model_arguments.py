@@ -36,7 +36,6 @@ class ModelArguments(Group):
     resnet_time_scale_shift: Literal["default", "scale_shift"] = flag(
         "default", "How the timestep enters a residual block: added, or as scale and shift of the normalised features."
     )
-
     norm_num_groups: Count | None = flag(
         None,
         "Groups of the group norms (default: at most 32, of at least 4 channels each). With one channel in each, the"
