@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ddpm_ext.pipelines import ClassConditionalDDPMPipeline, ImprovedDDPMPipeline
+from ddpm_ext.pipelines.pipeline_improved_ddpm import StepCallback
 from ddpm_ext.randomness import generator_for
 from ddpm_ext.schedulers.stock import sampler_for
 
@@ -80,7 +81,7 @@ def generate(
     with tqdm(total=num_images, desc=progress, unit="image", disable=progress is None or rank > 0) as bar:
         for batch in batches[rank::world]:
             labels = None if class_labels is None else [class_labels[i] for i in batch]
-            parts.append(_generate_batch(pipeline, batch, sampling, labels))
+            parts.append(quantize(draw(pipeline, batch, sampling, labels)).cpu())
             if len(parts) == 1 and announce is not None and rank == 0:
                 announce((time.perf_counter() - started) * -(-len(batches) // world))
             bar.update(min(len(batch) * world, num_images - bar.n))
@@ -117,21 +118,25 @@ def check_sampling(pipeline: ImprovedDDPMPipeline, sampling: Sampling, has_label
     sampler_for(pipeline.scheduler).set_timesteps(sampling.num_inference_steps)
 
 
-def _generate_batch(
-    pipeline: ImprovedDDPMPipeline, batch: list[int], sampling: Sampling, labels: list[int] | None
+def draw(
+    pipeline: ImprovedDDPMPipeline,
+    numbers: Sequence[int],
+    sampling: Sampling,
+    labels: Sequence[int] | None,
+    callback_on_step_end: StepCallback | None = None,
 ) -> Tensor:
+    """The images of these `numbers`, in one batch: (B, C, H, W) in [0, 1]."""
     common = {
-        "generator": _generators(sampling.seed, batch),
+        "generator": _generators(sampling.seed, numbers),
         "num_inference_steps": sampling.num_inference_steps,
         "eta": sampling.eta,
         "output_type": "pt",
+        "callback_on_step_end": callback_on_step_end,
     }
     with sampling.autocast(pipeline.device):
         if isinstance(pipeline, ClassConditionalDDPMPipeline):
-            images = pipeline(labels, sampling.guidance_scale, **common).images
-        else:
-            images = pipeline(len(batch), **common).images
-    return quantize(images).cpu()
+            return pipeline(labels, sampling.guidance_scale, **common).images
+        return pipeline(len(numbers), **common).images
 
 
 def labels_like(reference: Tensor | None, num_classes: int, num_images: int) -> list[int]:

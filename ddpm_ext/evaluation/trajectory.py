@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 
 from ddpm_ext.pipelines import ImprovedDDPMPipeline
-from ddpm_ext.randomness import generator_for
 from ddpm_ext.visualization import Trajectory, TrajectoryRecorder
 
-from .generate import Sampling
+from .generate import Sampling, draw
 
 
 _PIXELS = 720
@@ -25,18 +24,8 @@ def record_trajectory(
     """
     recorder = TrajectoryRecorder(num_frames)
     pipeline.set_progress_bar_config(disable=True)
-    common = {
-        "generator": [generator_for(sampling.seed, "image", i) for i in range(num_images)],
-        "num_inference_steps": sampling.num_inference_steps,
-        "eta": sampling.eta,
-        "output_type": "pt",
-        "callback_on_step_end": recorder,
-    }
-    with sampling.autocast(pipeline.device):
-        if class_labels is None:
-            pipeline(num_images, **common)
-        else:
-            pipeline(list(class_labels)[:num_images], sampling.guidance_scale, **common)
+    labels = None if class_labels is None else list(class_labels)[:num_images]
+    draw(pipeline, range(num_images), sampling, labels, callback_on_step_end=recorder)
     return recorder.trajectory()
 
 
