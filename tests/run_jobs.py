@@ -4,7 +4,7 @@
 
 `jobs.json` is a list of {"module", "argv"} and perhaps "signal_at": the step at which the last process gets a SIGTERM,
 or "sharded": the network is divided by FSDP, which accelerate itself offers on GPUs only, though it works on CPUs too.
-Beside it, process r writes the exit codes to `codes-<r>.json`.
+Beside it, process r writes the exit codes to `codes-<r>.json`; not that of a last job that "ends_launch".
 """
 
 import json
@@ -53,6 +53,7 @@ class _ShardingAccelerator(Accelerator):
 
 def _run(job: dict) -> int:
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ddpm_ext.training.ema.SNAPSHOTS_PER_RUN", 2)  # not after each of a few updates
         if "signal_at" in job:
             patch.setattr(Run, "update", _signalled(job["signal_at"]))
         if "sharded" in job:
@@ -68,5 +69,8 @@ if __name__ == "__main__":
     # A second group of the same processes would find the addresses of the first in the launcher's store.
     PartialState.destroy_process_group = lambda self, group=None: None
     file = Path(sys.argv[1])
-    codes = [_run(job) for job in json.loads(file.read_text())]
+    jobs = json.loads(file.read_text())
+    codes = [_run(job) for job in jobs if "ends_launch" not in job]
     file.with_name(f"codes-{RANK}.json").write_text(json.dumps(codes))
+    if "ends_launch" in jobs[-1]:
+        run_main(jobs[-1]["module"], *jobs[-1]["argv"])
