@@ -22,6 +22,7 @@ LEVELS = {
     "publishing": 1,
     "randomness": 1,
     "registration": 0,
+    "rounding": 0,
     "schedulers": 1,
     "freed_memory": 0,
     "evaluation": 2,

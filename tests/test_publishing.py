@@ -229,7 +229,7 @@ def test_the_numbers_of_an_evaluation_are_in_the_card_with_interval_and_protocol
     file.write_text(json.dumps({"metrics": [{**fid, "protocol": protocol}]}))
     result = read_facts(run).results[-1]
     assert (result.metric_type, result.protocol) == ("fid", "num images: 1000; data set: digits")
-    assert "| FID | 12.35 [11.5, 13.25] | num images: 1000; data set: digits |" in str(model_card(read_facts(run)))
+    assert "| FID | 12.35 [11.50, 13.25] | num images: 1000; data set: digits |" in str(model_card(read_facts(run)))
     file.unlink()
     file.parent.rmdir()
 

@@ -114,7 +114,7 @@ def test_the_page_says_what_the_model_is_how_it_was_trained_and_how_good_it_is(r
     assert "gray images of 8x8 pixels (class-conditional, 10 classes)" in text
     assert "Trained on digits, split 'train' (1,437 images of 1x8x8) for 12 updates" in text
     assert "train_class_conditional.py \\ --block_out_channels 8 16 \\ --layers_per_block 1" in text
-    assert "FID 12.34 [11.5, 13] images: 1000" in text
+    assert "FID 12.34 [11.50, 13.00] images: 1000" in text
     assert "bits/dim" in text and "variational bound, estimated" in text
     assert "After 6 updates, from the same noise." in text
     assert "4 samples, of each of 10 classes in turn, not selected: DDIM, 3 steps, guidance 1, seed 0." in text

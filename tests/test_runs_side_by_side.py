@@ -54,7 +54,7 @@ def test_the_script_leaves_a_table_the_curves_and_the_samples(folders, tmp_path,
     said = Script(capsys).run("compare_runs", "--runs", *map(str, folders), *asked, tiny=False)
     rows = (tmp_path / "out" / "table.md").read_text().splitlines()
     assert rows[0] == "| run | `variance_type` | updates | last loss | FID |"
-    assert rows[2:4] == ["| fixed | fixed_large | 20 | 0.25 | 12.5 |", "| learned | learned | 30 | 0.125 | 12.5 |"]
+    assert rows[2:4] == ["| fixed | fixed_large | 20 | 0.25 | 12.50 |", "| learned | learned | 30 | 0.125 | 12.50 |"]
     assert rows[2] in said and "FID: of 8 images." in said
     assert Image.open(tmp_path / "out" / "loss.png").size[0] > 100
     assert not (tmp_path / "out" / "bits_per_dim.png").exists()  # nobody has measured any

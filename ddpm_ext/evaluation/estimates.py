@@ -8,6 +8,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from ddpm_ext.rounding import rounded
+
 
 _CONFIDENCE = 0.95
 
@@ -41,11 +43,9 @@ class Estimate:
         return Estimate.around(float(values.mean()), float(values.std() / math.sqrt(len(values))))
 
     def __str__(self) -> str:
-        """Four digits of the value; or as many decimals as the interval, in brackets, gives a meaning to."""
         if self.low is None or self.high is None:
-            return f"{self.value:.{_decimals(self.value, 4)}f}"
-        decimals = _decimals((self.high - self.low) / 2, 2)
-        return f"{self.value:.{decimals}f} [{self.low:.{decimals}f}, {self.high:.{decimals}f}]"
+            return rounded(self.value)
+        return rounded(self.value, (self.low, self.high))
 
 
 def jackknife(value: float, groups: int, without: Callable[[int], float]) -> Estimate:
@@ -57,10 +57,3 @@ def jackknife(value: float, groups: int, without: Callable[[int], float]) -> Est
     left_out = torch.tensor([without(group) for group in range(groups)], dtype=torch.float64)
     variance = (groups - 1) / groups * (left_out - left_out.mean()).square().sum()
     return Estimate.around(value, math.sqrt(float(variance)), groups - 1)
-
-
-def _decimals(value: float, digits: int) -> int:
-    """How many decimals show so many `digits` of `value`."""
-    if value == 0 or not math.isfinite(value):
-        return digits
-    return min(8, max(0, digits - 1 - math.floor(math.log10(abs(value)))))

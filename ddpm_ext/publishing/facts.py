@@ -10,6 +10,8 @@ from statistics import NormalDist
 import yaml
 from safetensors import SafetensorError, safe_open
 
+from ddpm_ext.rounding import rounded
+
 
 _RUNNING = ("running_mean", "running_var", "num_batches_tracked")  # of batch norm
 _REACH = NormalDist().inv_cdf(0.975)  # standard errors to either side that 95 % lie within
@@ -29,9 +31,8 @@ class Result:
 
     @property
     def shown(self) -> str:
-        """Four significant digits, and the interval of 95 %."""
-        bounds = "" if self.interval is None else " [{:.4g}, {:.4g}]".format(*self.interval)
-        return f"{self.value:.4g}{bounds}"
+        """The value, and the interval of 95 %."""
+        return rounded(self.value, self.interval)
 
 
 @dataclass(frozen=True)
@@ -152,8 +153,7 @@ def _held_out(rows: list[dict[str, float]], configuration: dict[str, object]) ->
             f"'{configuration.get('test_split')}', after {last['step']:,} updates"
         )
         value, reach = last["held_out_bits_per_dim"], _REACH * last["held_out_bits_per_dim_standard_error"]
-        interval = round(value - reach, 3), round(value + reach, 3)
-        found.append(Result("bits_per_dim", "bits/dim", round(value, 3), protocol, interval))
+        found.append(Result("bits_per_dim", "bits/dim", value, protocol, (value - reach, value + reach)))
     if "held_out_fid" in last:
         features = Path(str(configuration.get("eval_fid"))).name
         protocol = (
