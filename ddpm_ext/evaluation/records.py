@@ -36,7 +36,7 @@ class Measurement:
     note: str = ""
 
     def describe_protocol(self) -> str:
-        return "; ".join(f"{name.replace('_', ' ')}: {_shown(value)}" for name, value in self.protocol.items())
+        return _described(self.protocol)
 
     def as_json(self) -> dict[str, object]:
         found = self.estimate
@@ -64,16 +64,20 @@ def as_markdown(measurements: Sequence[Measurement]) -> str:
 
 
 def as_text(measurements: Sequence[Measurement]) -> str:
-    """For a terminal: the numbers, each group of one protocol followed by it."""
+    """For a terminal: the numbers, each group of one protocol followed by it; at the end what all protocols share."""
+    protocols = [one.protocol for one in measurements]
+    shared = {
+        name: value for name, value in protocols[0].items() if all(other.get(name) == value for other in protocols)
+    }
+    width = max(len(one.title) for one in measurements)
     lines = []
-    for _, group in itertools.groupby(measurements, key=Measurement.describe_protocol):
+    for _, group in itertools.groupby(measurements, key=lambda one: one.protocol):
         group = list(group)
-        width = max(len(one.title) for one in group)
         lines += [f"{one.title:<{width}}  {one.estimate}" for one in group]
-        lines += [textwrap.fill(group[0].describe_protocol(), 100, initial_indent="    ", subsequent_indent="    ")]
+        lines += _paragraph({name: value for name, value in group[0].protocol.items() if name not in shared})
         lines += [f"  {one.note}" for one in group if one.note]
         lines.append("")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_paragraph(shared), ""])
 
 
 def eval_results(
@@ -129,6 +133,14 @@ def write_measurements(folder: Path, measurements: Sequence[Measurement], model:
     (folder / "metrics.md").write_text(as_markdown(both))
     index = {"model-index": eval_results_to_model_index(Path(model).name, eval_results(both))}
     (folder / "model-index.yaml").write_text(yaml.safe_dump(index, sort_keys=False, allow_unicode=True))
+
+
+def _paragraph(protocol: Protocol) -> list[str]:
+    return textwrap.wrap(_described(protocol), 100, initial_indent="    ", subsequent_indent="    ")
+
+
+def _described(protocol: Protocol) -> str:
+    return "; ".join(f"{name.replace('_', ' ')}: {_shown(value)}" for name, value in protocol.items())
 
 
 def _shown(value: str | int | float) -> str:
