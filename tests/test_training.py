@@ -7,8 +7,11 @@ import yaml
 from diffusers import DiffusionPipeline
 from PIL import Image
 
+from ddpm_ext.data.images import ImageData
 from ddpm_ext.diffusion import TrainingLoss
 from ddpm_ext.randomness import generator_for
+from ddpm_ext.training.building import build_unet
+from ddpm_ext.training.command_line import parse
 from tests.training_helpers import Script, killed_at, largest_difference, weights
 
 
@@ -45,6 +48,15 @@ def test_the_limit_keeps_the_newest_checkpoints(script: Script, tmp_path):
     script.run("train_unconditional", "--output_dir", str(tmp_path), "--checkpoints_total_limit", "2")
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["checkpoint-10", "checkpoint-12"]
+
+
+@pytest.mark.parametrize("groups, is_told", [("8", True), ("4", False)])
+def test_whoever_trains_a_network_that_is_blind_to_brightness_is_told(groups, is_told, capsys):
+    argv = "--block_out_channels 8 16 --attention_head_dim 8 --norm_num_groups".split()
+    arguments = parse("unconditional", [*argv, groups])
+    build_unet(arguments, ImageData(None, (1, 8, 8), 255, None, None, []))
+    said = capsys.readouterr().err
+    assert said.startswith("note: `norm_num_groups` is 8, and each channel before") if is_told else said == ""
 
 
 RESUMED = {

@@ -6,7 +6,7 @@ from .mlp import MLPDenoiser
 from .unet_2d_class_conditional import ClassConditionalUNet2DModel
 from .unet_2d_improved import ImprovedUNet2DModel, is_stock
 from .unet_2d_one_hot import OneHotUNet2DModel
-from .unet_configs import unet_config, zero_initialize
+from .unet_configs import is_blind_to_brightness, unet_config, zero_initialize
 
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "ImprovedUNet2DModel",
     "MLPDenoiser",
     "OneHotUNet2DModel",
+    "is_blind_to_brightness",
     "is_stock",
     "unet_config",
     "zero_initialize",

@@ -100,6 +100,11 @@ def _groups(widths: Sequence[int]) -> int:
     return max(groups for groups in range(1, most + 1) if all(width % groups == 0 for width in widths))
 
 
+def is_blind_to_brightness(unet: UNet2DModel) -> bool:
+    """Whether the norm right before the output takes the mean out of each channel by itself."""
+    return unet.conv_norm_out.num_groups == unet.conv_norm_out.num_channels
+
+
 @torch.no_grad()
 def zero_initialize(unet: UNet2DModel) -> None:
     """Zeroes the last layer of every residual branch and of the network, as OpenAI's networks start (Ho et al. 2020,

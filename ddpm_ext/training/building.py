@@ -1,5 +1,6 @@
 """The data set, the network, the process and the loss that a script's arguments describe."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 
@@ -28,6 +29,7 @@ from ddpm_ext.models import (
     ImprovedUNet2DModel,
     MLPDenoiser,
     OneHotUNet2DModel,
+    is_blind_to_brightness,
     is_stock,
     unet_config,
     zero_initialize,
@@ -143,6 +145,12 @@ def build_unet(arguments: Arguments, data: ImageData, num_classes: int | None = 
     unet = network.from_config(config)
     if isinstance(unet, UNet2DModel):
         zero_initialize(unet)
+        if is_blind_to_brightness(unet) and is_main_process():
+            print(
+                f"note: `norm_num_groups` is {unet.config.norm_num_groups}, and each channel before the output is a "
+                "group of its own: the network cannot say how bright the noise is, and samples may be tinted.",
+                file=sys.stderr,
+            )
     return unet
 
 
