@@ -215,23 +215,16 @@ EXPERIMENTS: tuple[Experiment, ...] = (
 )
 
 
-def _groups_flag(kept: Kept) -> str:
-    """What a command needs besides where a run had other groups in its norms than `unet_config` chooses now."""
-    groups = kept["configuration"].get("norm_num_groups")
-    return f" --norm_num_groups {groups}" if groups else ""
-
-
 def table() -> None:
     rows = []
     for experiment in EXPERIMENTS:
         kept = read_kept(experiment.name)
-        command, budget, ours = experiment.command, "-", "not measured"
+        budget, ours = "-", "not measured"
         if kept is not None:
-            command += _groups_flag(kept)
             size = kept["configuration"]["train_batch_size"]
             budget = f"{kept['updates']:,} updates of {size} {kept['samples']}, {kept['training_minutes']:.0f} min"
             ours = experiment.ours(kept)
-        rows.append([experiment.title, f"`{command}`", budget, ours, experiment.theirs])
+        rows.append([experiment.title, f"`{experiment.command}`", budget, ours, experiment.theirs])
     write_result(
         "experiments",
         "By `benchmarks/experiments.py`, from the files in docs/results. Minutes are those of training, on one core "
@@ -262,7 +255,7 @@ def group_table(name: str, experiments: tuple[str, ...], words: str) -> None:
         kept = read_kept(experiment)
         if kept is None:
             return
-        told, flag = kept["configuration"], _groups_flag(kept)
+        told = kept["configuration"]
         rows.append(
             [
                 f"`{told['variance_type']}`",
@@ -272,10 +265,9 @@ def group_table(name: str, experiments: tuple[str, ...], words: str) -> None:
                 result("bits_per_dim")(kept),
             ]
         )
-    and_flag = f" and `{flag.strip()}`" if flag else ""
     write_result(
         name,
-        f"{words}{and_flag}, one run each, by `benchmarks/experiments.py`. The loss is what each was trained on; "
+        f"{words}, one run each, by `benchmarks/experiments.py`. The loss is what each was trained on; "
         "bits/dim of held-out images are the variational bound's, estimated.",
         ["variance", "loss", "updates", "last loss", "bits/dim"],
         rows,
