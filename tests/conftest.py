@@ -1,6 +1,7 @@
 """Tiny networks and pipelines; their weights are random, but the same in every run and process."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from ddpm_ext import (
     ImprovedDDPMScheduler,
 )
 from ddpm_ext.models import unet_config
-from tests.training_helpers import Script
+from tests.training_helpers import TINY, Script, run_main
 
 
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # workers, and the processes that they start, share the cores
@@ -87,6 +88,19 @@ def saved(tmp_path_factory) -> Callable[[str], Path]:
         return root / name
 
     return folder
+
+
+@pytest.fixture(scope="session")
+def _run_once(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    run_main("ddpm_ext.train_scripts.train_unconditional", *TINY, "--output_dir", folder)
+    return folder
+
+
+@pytest.fixture
+def finished_run(_run_once, tmp_path) -> Path:
+    """The folder of a finished run of `train_unconditional` as `script.run` starts it, to do anything with."""
+    return shutil.copytree(_run_once, tmp_path / "finished")
 
 
 @pytest.fixture

@@ -46,11 +46,10 @@ def test_a_folder_that_is_no_checkpoint_is_refused(script: Script, tmp_path):
         ("unet_raw/diffusion_pytorch_model.safetensors", "cannot be read"),
     ],
 )
-def test_a_checkpoint_that_is_damaged_is_named(file, fragment, script: Script, tmp_path):
-    script.run("train_unconditional", "--output_dir", str(tmp_path))
-    damaged = tmp_path / "checkpoints" / "checkpoint-12" / file
+def test_a_checkpoint_that_is_damaged_is_named(file, fragment, finished_run, script: Script):
+    damaged = finished_run / "checkpoints" / "checkpoint-12" / file
     damaged.write_bytes(damaged.read_bytes()[:100])
-    sentence = script.fails("train_unconditional", "--output_dir", str(tmp_path), "--resume")
+    sentence = script.fails("train_unconditional", "--output_dir", str(finished_run), "--resume")
     assert "checkpoint-12" in sentence and fragment in sentence
 
 
@@ -95,9 +94,8 @@ def test_a_checkpoint_loses_its_name_before_its_files(tmp_path, monkeypatch):
     assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-10"]
 
 
-def test_a_checkpoint_says_whose_it_is(script: Script, tmp_path):
-    script.run("train_unconditional", "--output_dir", str(tmp_path))
-    about = json.loads((tmp_path / "checkpoints" / "checkpoint-12" / "state" / "run.json").read_text())
+def test_a_checkpoint_says_whose_it_is(finished_run):
+    state = finished_run / "checkpoints" / "checkpoint-12" / "state"
+    about = json.loads((state / "run.json").read_text())
     assert about["global_batch_size"] == 16 and about["num_samples"] == 1437 and about["tracker_run_id"] is None
-    state = torch.load(tmp_path / "checkpoints" / "checkpoint-12" / "state" / "training.pt", weights_only=True)
-    assert state["step"] == 12
+    assert torch.load(state / "training.pt", weights_only=True)["step"] == 12

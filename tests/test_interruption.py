@@ -14,10 +14,9 @@ from tests.training_helpers import Script, largest_difference, weights
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_told_to_stop_finishes_its_step_and_resumes_to_the_same_weights(
-    number, script: Script, tmp_path, monkeypatch
+    number, finished_run, script: Script, tmp_path, monkeypatch
 ):
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    script.run("train_unconditional", "--output_dir", str(whole))
+    stopped = tmp_path / "stopped"
     update, write = Run.update, SavedState.write
 
     def written_slowly(*arguments: object) -> None:
@@ -37,7 +36,7 @@ def test_a_run_told_to_stop_finishes_its_step_and_resumes_to_the_same_weights(
     assert ended.value.code == INTERRUPTED == 75
     assert {path.name for path in (stopped / "checkpoints").iterdir()} == {"checkpoint-5", "checkpoint-8"}
     script.run("train_unconditional", "--output_dir", str(stopped), "--resume")
-    assert largest_difference(weights(whole), weights(stopped)) == 0
+    assert largest_difference(weights(finished_run), weights(stopped)) == 0
 
 
 @pytest.mark.parametrize(

@@ -91,12 +91,11 @@ def test_a_tracker_that_fails_costs_a_warning_and_not_the_run(method, script: Sc
     assert (tmp_path / "model_index.json").exists()
 
 
-def test_a_line_of_metrics_that_a_full_disk_cut_short_does_not_keep_a_run_from_resuming(script: Script, tmp_path):
-    script.run("train_unconditional", "--output_dir", str(tmp_path))
-    with (tmp_path / "metrics.jsonl").open("a") as file:
+def test_a_line_of_metrics_that_a_full_disk_cut_short_does_not_keep_a_run_from_resuming(finished_run, script: Script):
+    with (finished_run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 13, "lo')
-    script.run("train_unconditional", "--output_dir", str(tmp_path), "--resume")
-    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()][-1] == 12
+    script.run("train_unconditional", "--output_dir", str(finished_run), "--resume")
+    assert [json.loads(line)["step"] for line in (finished_run / "metrics.jsonl").read_text().splitlines()][-1] == 12
 
 
 @pytest.mark.parametrize(

@@ -35,10 +35,9 @@ def test_a_run_leaves_a_pipeline_its_configuration_and_its_curves(name: str, scr
     assert pipeline(**argument, num_inference_steps=2).images[0].size == (8, 8)
 
 
-def test_every_checkpoint_opens_as_a_pipeline_with_its_raw_weights_beside(script: Script, tmp_path):
-    script.run("train_unconditional", "--output_dir", str(tmp_path))
+def test_every_checkpoint_opens_as_a_pipeline_with_its_raw_weights_beside(finished_run):
     for step in (10, 12):
-        checkpoint = tmp_path / "checkpoints" / f"checkpoint-{step}"
+        checkpoint = finished_run / "checkpoints" / f"checkpoint-{step}"
         pipeline = DiffusionPipeline.from_pretrained(checkpoint)
         raw = type(pipeline.unet).from_pretrained(checkpoint, subfolder="unet_raw")
         assert largest_difference(raw.state_dict(), pipeline.unet.state_dict()) > 0
@@ -136,13 +135,13 @@ def test_a_mistake_gets_one_sentence_and_leaves_nothing(argv, fragment, script: 
     assert not (tmp_path / "run").exists()
 
 
-def test_another_run_is_not_overwritten_unless_asked(script: Script, tmp_path):
-    script.run("train_unconditional", "--output_dir", str(tmp_path))
-    before = weights(tmp_path)
-    assert "holds another run" in script.fails("train_unconditional", "--output_dir", str(tmp_path), "--seed", "1")
-    assert largest_difference(before, weights(tmp_path)) == 0
-    script.run("train_unconditional", "--output_dir", str(tmp_path), "--seed", "1", "--overwrite_output_dir")
-    assert largest_difference(before, weights(tmp_path)) > 0
+def test_another_run_is_not_overwritten_unless_asked(finished_run, script: Script):
+    before = weights(finished_run)
+    another = ["--output_dir", str(finished_run), "--seed", "1"]
+    assert "holds another run" in script.fails("train_unconditional", *another)
+    assert largest_difference(before, weights(finished_run)) == 0
+    script.run("train_unconditional", *another, "--overwrite_output_dir")
+    assert largest_difference(before, weights(finished_run)) > 0
 
 
 @pytest.mark.parametrize(
@@ -155,9 +154,8 @@ def test_another_run_is_not_overwritten_unless_asked(script: Script, tmp_path):
         (["--seed", "1"], "seed"),
     ],
 )
-def test_a_run_resumes_only_as_it_was_started(argv, fragment, script: Script, tmp_path):
-    script.run("train_unconditional", "--output_dir", str(tmp_path))
-    sentence = script.fails("train_unconditional", "--output_dir", str(tmp_path), "--resume", *argv)
+def test_a_run_resumes_only_as_it_was_started(argv, fragment, finished_run, script: Script):
+    sentence = script.fails("train_unconditional", "--output_dir", str(finished_run), "--resume", *argv)
     assert fragment in sentence
 
 
