@@ -20,7 +20,7 @@ def test_what_all_numbers_share_is_said_once():
         "bits/dim  4.500",
         "    num images: 360",
         "",
-        "    weights: averaged",
+        "    all of these: weights: averaged",
     ]
 
 

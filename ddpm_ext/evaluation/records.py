@@ -71,13 +71,13 @@ def as_text(measurements: Sequence[Measurement]) -> str:
     }
     width = max(len(one.title) for one in measurements)
     lines = []
-    for _, group in itertools.groupby(measurements, key=lambda one: one.protocol):
-        group = list(group)
+    groups = [list(group) for _, group in itertools.groupby(measurements, key=lambda one: one.protocol)]
+    for group in groups:
         lines += [f"{one.title:<{width}}  {one.estimate}" for one in group]
         lines += _paragraph({name: value for name, value in group[0].protocol.items() if name not in shared})
         lines += [f"  {one.note}" for one in group if one.note]
         lines.append("")
-    return "\n".join([*lines, *_paragraph(shared), ""])
+    return "\n".join([*lines, *_paragraph(shared, "all of these: " if len(groups) > 1 else ""), ""])
 
 
 def eval_results(
@@ -135,8 +135,8 @@ def write_measurements(folder: Path, measurements: Sequence[Measurement], model:
     (folder / "model-index.yaml").write_text(yaml.safe_dump(index, sort_keys=False, allow_unicode=True))
 
 
-def _paragraph(protocol: Protocol) -> list[str]:
-    return textwrap.wrap(_described(protocol), 100, initial_indent="    ", subsequent_indent="    ")
+def _paragraph(protocol: Protocol, before: str = "") -> list[str]:
+    return textwrap.wrap(before + _described(protocol), 100, initial_indent="    ", subsequent_indent="    ")
 
 
 def _described(protocol: Protocol) -> str:
