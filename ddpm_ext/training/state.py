@@ -41,7 +41,7 @@ class TrainingState:
         self._network_class = type(unet)  # FSDP gives the prepared one a class of its own
         # `from_config` fills in defaults for these, among which diffusers counts all that was given by position.
         self._config = {**unet.config, "_use_default_values": []}
-        # Channels last is faster on a GPU and slower on a CPU; FSDP divides only what is contiguous.
+        # Channels last is faster on a GPU and no faster on a CPU; FSDP divides only what is contiguous.
         is_last = accelerator.device.type == "cuda" and accelerator.distributed_type != DistributedType.FSDP
         self._memory_format = torch.channels_last if is_last else torch.contiguous_format
         unet.to(memory_format=self._memory_format)
