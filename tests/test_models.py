@@ -122,12 +122,8 @@ def test_widths_need_not_be_multiples_of_32(widths):
     [((128, 256), 32), ((256, 512), 32), ((96, 192), 24), ((64, 128), 16), ((32, 64), 8), ((16, 24), 4), ((3, 6), 1)],
 )
 def test_groups_have_at_least_four_channels_where_there_are_as_many(widths, groups):
-    assert (
-        unet_config((8, 8), 1, block_out_channels=widths, attention_resolutions=(), attention_head_dim=3)[
-            "norm_num_groups"
-        ]
-        == groups
-    )
+    config = unet_config((8, 8), 1, block_out_channels=widths, attention_resolutions=(), attention_head_dim=3)
+    assert config["norm_num_groups"] == groups
 
 
 def test_groups_can_be_chosen_where_they_divide_the_widths():
